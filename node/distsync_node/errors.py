@@ -1,0 +1,211 @@
+"""Every error a user can meet, as one tree.
+
+    DistSyncError                      code, status, retriable
+      BadRequest                 422   a field is wrong; names it
+        PayloadTooLarge          413
+        RequestIdReused          422
+      NotFound                   404
+        SessionNotFound          404
+      Conflict                   409
+        LockHeld, WaitTimeout, Deadlock, LockLost, LimitMismatch, NotHolder,
+        ConfigConflict, ClusterMismatch, AlreadyBootstrapped
+      LimitReached               429
+      Unavailable                503   nothing was done; may be retried as it is
+        NoLeader, Uninitialised, MemberRemoved, ShuttingDown
+      OutcomeUnknown             504   may have been done; retry only with the same request id
+      DiskFull                   507   nothing was done
+      Unauthorized               401   peer port without the shared secret
+    StartupError                       one clear line and exit code 2
+    InvariantViolation                 a bug: the node stops
+
+A class carries typed fields, not sentences; `detail` is built from them.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class DistSyncError(Exception):
+    """Base of all operating errors."""
+
+    code: ClassVar[str] = "internal"
+    status: ClassVar[int] = 500
+    retriable: ClassVar[bool] = False
+
+    def __init__(self, detail: str = "", **fields: Any) -> None:
+        super().__init__(detail or self.code)
+        self.detail = detail or self.code.replace("_", " ")
+        self.fields = fields
+
+
+class BadRequest(DistSyncError):
+    """A field is missing, of the wrong type or out of range; `field` names it."""
+
+    code = "bad_request"
+    status = 422
+
+
+class PayloadTooLarge(BadRequest):
+    """The body is larger than the limit."""
+
+    code = "payload_too_large"
+    status = 413
+
+
+class RequestIdReused(BadRequest):
+    """The request id came before with another body."""
+
+    code = "request_id_reused"
+
+
+class NotFound(DistSyncError):
+    """There is no such thing."""
+
+    code = "not_found"
+    status = 404
+
+
+class SessionNotFound(NotFound):
+    """The session was closed, has expired or never was."""
+
+    code = "session_not_found"
+
+
+class Conflict(DistSyncError):
+    """The state of things does not allow it."""
+
+    code = "conflict"
+    status = 409
+
+
+class LockHeld(Conflict):
+    """Not available and the caller did not want to wait."""
+
+    code = "lock_held"
+
+
+class WaitTimeout(Conflict):
+    """Not available within wait_ms."""
+
+    code = "wait_timeout"
+
+
+class Deadlock(Conflict):
+    """Waiting would close a cycle; `cycle` lists its owners."""
+
+    code = "deadlock"
+
+
+class LockLost(Conflict):
+    """The grant of this request has ended."""
+
+    code = "lock_lost"
+
+
+class LimitMismatch(Conflict):
+    """The semaphore's limit was fixed by its first holder."""
+
+    code = "limit_mismatch"
+
+
+class NotHolder(Conflict):
+    """Owner and token do not name a current grant."""
+
+    code = "not_holder"
+
+
+class SessionExists(Conflict):
+    """A session of that id is open."""
+
+    code = "session_exists"
+
+
+class ConfigConflict(Conflict):
+    """The membership is not what the caller expected, or the change is not allowed now."""
+
+    code = "config_conflict"
+
+
+class ClusterMismatch(Conflict):
+    """The message is for another cluster or another member (addresses get reused)."""
+
+    code = "cluster_mismatch"
+
+
+class AlreadyBootstrapped(Conflict):
+    """This member belongs to a cluster already."""
+
+    code = "already_bootstrapped"
+
+
+class LimitReached(DistSyncError):
+    """Too many waiters, locks, sessions or requests in flight; `limit` names which."""
+
+    code = "limit_reached"
+    status = 429
+    retriable = True
+
+
+class Unavailable(DistSyncError):
+    """Nothing was done; try again, here or elsewhere."""
+
+    code = "unavailable"
+    status = 503
+    retriable = True
+
+
+class NoLeader(Unavailable):
+    """No leader is known, or it cannot be reached; nothing was proposed."""
+
+    code = "no_leader"
+
+
+class Uninitialised(Unavailable):
+    """This node belongs to no cluster yet."""
+
+    code = "uninitialised"
+
+
+class MemberRemoved(Unavailable):
+    """This node was removed from its cluster."""
+
+    code = "member_removed"
+    retriable = False
+
+
+class ShuttingDown(Unavailable):
+    """This node is stopping."""
+
+    code = "shutting_down"
+
+
+class OutcomeUnknown(DistSyncError):
+    """It may or may not have been done."""
+
+    code = "outcome_unknown"
+    status = 504
+    retriable = True
+
+
+class DiskFull(DistSyncError):
+    """The node's disk is full; nothing was done."""
+
+    code = "disk_full"
+    status = 507
+    retriable = True
+
+
+class Unauthorized(DistSyncError):
+    """The shared secret is missing or wrong."""
+
+    code = "unauthorized"
+    status = 401
+
+
+class StartupError(Exception):
+    """The node cannot start; the message is one line that says what to do. Exit code 2."""
+
+
+class InvariantViolation(Exception):
+    """A promise of the code to itself is broken; the node stops rather than go on."""

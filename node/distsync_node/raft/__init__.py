@@ -1,0 +1,1 @@
+"""The consensus core: pure, no I/O, no clock."""
