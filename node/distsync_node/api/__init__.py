@@ -1,0 +1,1 @@
+"""Public and internal HTTP endpoints, limits and errors."""

@@ -1,0 +1,1 @@
+"""Async shells around the cores."""
