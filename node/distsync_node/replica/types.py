@@ -1,0 +1,358 @@
+"""What a replica is told and what it wants done.
+
+A replica joins the consensus core and the lock state machine; everything that decides anything is
+in it, so that the simulator runs it unchanged. Shells receive, step and execute. Times are local
+`CLOCK_BOOTTIME` milliseconds, read when the event is stamped.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import TypeAlias
+
+import msgspec
+
+from distsync_node.locks.commands import LockCommand, Outcome
+from distsync_node.raft.types import (
+    ConfigOperation,
+    Configuration,
+    ConfigurationChanged,
+    HardState,
+    LogIndex,
+    Member,
+    MemberId,
+    Persist,
+    RaftMessage,
+    RoleChanged,
+    Send,
+    Snapshot,
+    Term,
+)
+
+# --- Between replicas -------------------------------------------------------------------------
+
+
+class HashReport(msgspec.Struct, frozen=True, array_like=True, tag=True, gc=False):
+    """The state hash of the sender after applying `index`."""
+
+    index: LogIndex
+    state_hash: int
+
+
+class Diverged(msgspec.Struct, frozen=True, array_like=True, tag=True, gc=False):
+    """A quorum agrees on another state than yours at `index`: stop."""
+
+    index: LogIndex
+
+
+PeerMessage: TypeAlias = RaftMessage | HashReport | Diverged
+
+
+class Envelope(msgspec.Struct, frozen=True, array_like=True):
+    """Messages of one member to another. Addresses get reused, so ids say who is meant.
+
+    `versions` are the lowest and highest cluster version the sender supports; (0, 0) is unknown.
+    """
+
+    cluster_id: str
+    sender: MemberId
+    to: MemberId
+    versions: tuple[int, int]
+    messages: tuple[PeerMessage, ...]
+
+
+class AnswerCode(IntEnum):
+    """How an envelope was taken."""
+
+    ACCEPTED = 0
+    CLUSTER_MISMATCH = 1
+    MEMBER_MISMATCH = 2
+    SENDER_REMOVED = 3  # the sender's id is tombstoned in the receiver's configuration
+    NOT_SERVING = 4  # the receiver is removed or has stopped
+
+
+class Answer(msgspec.Struct, frozen=True, array_like=True):
+    """The reply to an envelope; `messages` travel back in it when they are ready in time."""
+
+    code: AnswerCode
+    cluster_id: str
+    member_id: MemberId
+    config_index: LogIndex
+    messages: tuple[PeerMessage, ...] = ()
+
+
+# --- Events in --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReceiveEnvelope:
+    """An envelope arrived; exactly one AnswerEnvelope effect comes back for it."""
+
+    now_ms: int
+    envelope: Envelope
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReceiveAnswer:
+    """The answer to an envelope this replica sent arrived."""
+
+    now_ms: int
+    answer: Answer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submit:
+    """Run a command; `ref` names the connection that waits. Proposed at the next Flush."""
+
+    now_ms: int
+    ref: int
+    command: LockCommand
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flush:
+    """Propose what was submitted since the last Flush, as one entry (when there is room)."""
+
+    now_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubmitRead:
+    """Ask for a linearizable read point; answered by ReadAt or Rejected."""
+
+    now_ms: int
+    ref: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Disconnect:
+    """The connection behind `ref` is gone: cancel its wait, answer nothing."""
+
+    now_ms: int
+    ref: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoragePersisted:
+    """Persist effects up to `seq` are on disk (and their `then` messages have been sent)."""
+
+    now_ms: int
+    seq: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StorageInitialised:
+    """The Initialise effect is on disk."""
+
+    now_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiskFullChanged:
+    """The disk became full, or has room again."""
+
+    now_ms: int
+    full: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bootstrap:
+    """Create the cluster on this member (idempotent); answered by AdminDone or Rejected."""
+
+    now_ms: int
+    ref: int
+    cluster_id: str
+    members: tuple[Member, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangeMembership:
+    """Propose a membership change; answered by AdminDone once applied, or by Rejected."""
+
+    now_ms: int
+    ref: int
+    operation: ConfigOperation
+    member: Member
+    expected_config_index: LogIndex | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transfer:
+    """Hand leadership to `target` or to the most advanced voter; see RoleChanged."""
+
+    now_ms: int
+    target: MemberId | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wake:
+    """Time has passed: `next_deadline_ms()` is reached."""
+
+    now_ms: int
+
+
+ReplicaEvent: TypeAlias = (
+    ReceiveEnvelope
+    | ReceiveAnswer
+    | Submit
+    | Flush
+    | SubmitRead
+    | Disconnect
+    | StoragePersisted
+    | StorageInitialised
+    | DiskFullChanged
+    | Bootstrap
+    | ChangeMembership
+    | Transfer
+    | Wake
+)
+
+
+# --- Effects out ------------------------------------------------------------------------------
+# Raft's Send, Persist, RoleChanged and ConfigurationChanged pass through. A Send is wrapped by the
+# shell into an envelope from `replica.envelope(to, messages)`.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SendPeer:
+    """A message that does not come from the consensus core; may leave at once."""
+
+    to: MemberId
+    message: PeerMessage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerEnvelope:
+    """How the envelope was taken; the shell adds messages for the sender if it has some."""
+
+    answer: Answer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Initialise:
+    """Make this genesis durable, then report StorageInitialised."""
+
+    snapshot: Snapshot
+    hard_state: HardState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parked:
+    """The request behind `ref` waits in a queue, as attempt number `attempt`."""
+
+    ref: int
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """The final outcome of the command behind `ref`; remaining_ms as the leader counts it."""
+
+    ref: int
+    outcome: Outcome
+    remaining_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadAt:
+    """The local state machine may be read now for `ref`."""
+
+    ref: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdminDone:
+    """The administrative call behind `ref` took effect."""
+
+    ref: int
+    configuration: Configuration
+
+
+class RejectReason(IntEnum):
+    """Why nothing came of a request here."""
+
+    NOT_LEADER = 0  # not proposed; ask `leader`
+    LEADERSHIP_LOST = 1  # proposed, outcome unknown; ask `leader` again under the same key
+    OVERLOADED = 2
+    DISK_FULL = 3
+    UNINITIALISED = 4
+    REMOVED = 5
+    STOPPED = 6
+    ALREADY_BOOTSTRAPPED = 7
+    NOT_LISTED = 8  # bootstrap whose members do not include this one
+    CONFIG_CONFLICT = 9
+    NAME_TAKEN = 10  # a live member of that name exists
+    NOT_CAUGHT_UP = 11
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rejected:
+    """The request behind `ref` ends here without an outcome."""
+
+    ref: int
+    reason: RejectReason
+    leader: MemberId | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocksChanged:
+    """These locks changed (for watchers)."""
+
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MarkRemoved:
+    """This member was removed from its cluster: remember it on disk."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stop:
+    """This member's state differs from the quorum's, or a promise broke: stop loudly."""
+
+    reason: str
+
+
+ReplicaEffect: TypeAlias = (
+    Send
+    | SendPeer
+    | Persist
+    | RoleChanged
+    | ConfigurationChanged
+    | AnswerEnvelope
+    | Initialise
+    | Parked
+    | Reply
+    | ReadAt
+    | AdminDone
+    | Rejected
+    | LocksChanged
+    | MarkRemoved
+    | Stop
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaOptions:
+    """Policy and limits; milliseconds, bytes and entries."""
+
+    voters: int = 7  # ceiling of the number of voters
+    stamp_interval_ms: int = 500
+    flush_bytes: int = 512 << 10  # the commands of one entry
+    max_inflight_entries: int = 4
+    snapshot_log_bytes: int = 16 << 20
+    snapshot_entries: int = 50_000
+    hash_interval: int = 1_024  # entries between two comparisons of state hashes
+    max_pending: int = 20_000  # requests waiting for an outcome
+    name_takeover_ms: int = 3_000  # silence after which a member's name may be taken over
+    supported_versions: tuple[int, int] = (1, 1)
+
+
+class ReplicaState(msgspec.Struct, frozen=True, array_like=True):
+    """The data of a snapshot."""
+
+    machine: bytes
+    genesis: tuple[Member, ...]
+
+
