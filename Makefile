@@ -1,0 +1,92 @@
+# Everything a contributor does. `make up` and `make test` need Python 3.11 to 3.14 and make.
+#
+#   make up                start three nodes here (http://127.0.0.1:8081 to 8083); Ctrl-C ends them
+#   make test              unit, property, simulator (a short set) and real-process tests
+#   make lint              ruff, mypy --strict, import-linter
+#   make sim SEEDS=200     the simulator over that many seeds
+#   make mutants           planted bugs, each of which the simulator must catch
+#   make chaos             the long real-process runs: kill -9, SIGSTOP, cut links
+#   make bench             all benchmarks; make bench-locks: locks beside etcd and PySyncObj
+#   make lock              compile requirements/ again after a change of pyproject.toml (needs uv)
+
+VENV ?= .venv
+SEEDS ?= 200
+ARGS ?=
+
+# The first interpreter that is new enough; `make PYTHON=/path/to/python3.12 install` decides it.
+PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
+	"$$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' 2>/dev/null \
+	&& { echo "$$python"; break; }; done)
+
+BIN = $(VENV)/bin
+PIP = $(BIN)/python -m pip --disable-pip-version-check --no-input
+REQUIREMENTS = base node dev bench
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help install install-bench up test lint format sim mutants chaos bench bench-locks lock clean
+
+help:
+	@sed -n 's/^#   \(make .*\)/\1/p' Makefile
+
+install: $(VENV)/.installed-dev
+
+install-bench: $(VENV)/.installed-bench
+
+$(VENV)/.created:
+	@test -n "$(PYTHON)" || { echo "make: no Python 3.11 to 3.14 found; set PYTHON=" >&2; exit 2; }
+	@"$(PYTHON)" -c 'import ensurepip, venv' || \
+		{ echo "make: $(PYTHON) cannot create a venv (Debian: apt install python3-venv)" >&2; exit 2; }
+	"$(PYTHON)" -m venv "$(VENV)"
+	@touch $@
+
+# The requirements are pinned with hashes, the build backend among them: nothing else is fetched.
+$(VENV)/.installed-dev: requirements/dev.txt pyproject.toml | $(VENV)/.created
+	$(PIP) install --quiet --require-hashes --requirement requirements/dev.txt
+	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.installed-bench: requirements/bench.txt $(VENV)/.installed-dev
+	$(PIP) install --quiet --require-hashes --requirement requirements/bench.txt
+	@touch $@
+
+up: install
+	@exec $(BIN)/distsync up $(ARGS)
+
+test: install
+	$(BIN)/python -m pytest -m "not long" --durations=10 $(ARGS)
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: install
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+sim: install
+	cd tests && $(abspath $(BIN))/python -m sim --seeds $(SEEDS) $(ARGS)
+
+mutants: install
+	cd tests && $(abspath $(BIN))/python -m sim.mutants $(ARGS)
+
+chaos: install
+	$(BIN)/python -m pytest -m long --durations=10 $(ARGS)
+
+bench: bench-locks
+
+bench-locks: install-bench
+	cd tests && $(abspath $(BIN))/python -m bench.locks $(ARGS)
+
+lock:
+	@command -v uv >/dev/null || { echo "make: lock needs uv (pip install uv)" >&2; exit 2; }
+	@for extra in $(REQUIREMENTS); do \
+		case $$extra in base) option= ;; *) option="--extra $$extra" ;; esac; \
+		uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header \
+			$$option -o requirements/$$extra.txt pyproject.toml || exit 1; \
+	done
+
+clean:
+	rm -rf "$(VENV)" .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis dist
