@@ -16,6 +16,7 @@
       DiskFull                   507   nothing was done
       Unauthorized               401   peer port without the shared secret
     StartupError                       one clear line and exit code 2
+    StorageFailed                      the disk failed under a running node: the node stops
     InvariantViolation                 a bug: the node stops
 
 A class carries typed fields, not sentences; `detail` is built from them.
@@ -205,6 +206,10 @@ class Unauthorized(DistSyncError):
 
 class StartupError(Exception):
     """The node cannot start; the message is one line that says what to do. Exit code 2."""
+
+
+class StorageFailed(Exception):
+    """The disk failed (not: is full). What a failed sync left behind is unknown: the node stops."""
 
 
 class InvariantViolation(Exception):

@@ -1,0 +1,372 @@
+"""Durable storage of one node: its identity, the log, and the newest snapshot.
+
+Guarantees:
+
+- when `write` returns, the batch is on disk and stays there over a crash at any moment;
+- when it raises `DiskFull`, nothing that was durable is lost, no part of a record remains, and
+  the same batch may be written again (a batch with a snapshot may have got half-way: repeating
+  what is there already changes nothing);
+- a failed sync is never repeated: after `StorageFailed` the storage refuses everything;
+- `open` gives back what was written, in order, or stops with one line that names file and offset.
+
+A snapshot becomes durable before the log record that goes with it. After a crash between the two,
+the log either agrees with the snapshot (it holds the snapshot's last entry, with the same term)
+or it is superseded as a whole; that is the rule of Raft for a received snapshot (thesis §5.1).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import msgspec
+
+from distsync_node.errors import (
+    AlreadyBootstrapped,
+    DiskFull,
+    InvariantViolation,
+    StartupError,
+    StorageFailed,
+)
+from distsync_node.raft.types import (
+    Entry,
+    HardState,
+    LogIndex,
+    MemberId,
+    Persist,
+    RecoveredState,
+    Snapshot,
+)
+from distsync_node.storage.directory import (
+    REMOVED_NAME,
+    archive_member,
+    lock_directory,
+    open_member,
+)
+from distsync_node.storage.filesystem import FileSystem, OsFileSystem, is_disk_full
+from distsync_node.storage.log import (
+    SEGMENT_BYTES,
+    Record,
+    SegmentDamageError,
+    SegmentedLog,
+    segment_numbers,
+)
+from distsync_node.storage.records import DamageError
+from distsync_node.storage.snapshots import (
+    TEMPORARY_SUFFIX,
+    read_snapshot,
+    snapshot_index,
+    snapshot_name,
+    write_snapshot,
+    write_whole,
+)
+
+_NO_INDEX = LogIndex(0)
+
+
+class Storage:
+    """What a node keeps on disk. Methods block; one thread at a time may write."""
+
+    member_id: MemberId
+    recovered: RecoveredState | None
+    removed: bool
+
+    def __init__(self, path: Path, filesystem: FileSystem, segment_bytes: int) -> None:
+        """Use `Storage.open`."""
+        self._path = path
+        self._filesystem = filesystem
+        self._segment_bytes = segment_bytes
+        self._lock_file: int | None = None
+        self._failure: str | None = None
+        self._hard_state: HardState | None = None
+        self._snapshot_index = _NO_INDEX
+        self._snapshot_bytes = 0
+        self._genesis_digest: bytes | None = None
+        self._last_index = _NO_INDEX
+        self._pending_discard: LogIndex | None = None
+
+    @classmethod
+    def open(
+        cls,
+        path: Path,
+        *,
+        filesystem: FileSystem | None = None,
+        segment_bytes: int = SEGMENT_BYTES,
+    ) -> Storage:
+        """Lock the directory, mint an identity if it is empty, and recover what it holds.
+
+        Raises:
+            StartupError: one line that says what is wrong and what to do.
+        """
+        storage = cls(path, filesystem or OsFileSystem(), segment_bytes)
+        try:
+            storage._open()
+        except BaseException as error:
+            storage.close()
+            if isinstance(error, OSError):
+                raise StartupError(_unusable(path, error)) from error
+            raise
+        return storage
+
+    # --- Opening --------------------------------------------------------------------------
+
+    def _open(self) -> None:
+        filesystem = self._filesystem
+        self._lock_file = lock_directory(filesystem, self._path)
+        self._directory, self.member_id = open_member(filesystem, self._path)
+        self._log = SegmentedLog(
+            filesystem=filesystem,
+            directory=self._directory,
+            member_id=self.member_id,
+            segment_bytes=self._segment_bytes,
+        )
+        names = filesystem.list_directory(self._directory)
+        for name in names:
+            if name.endswith(TEMPORARY_SUFFIX):
+                filesystem.unlink(self._directory / name)
+        filesystem.sync_directory(self._directory)
+        self.removed = REMOVED_NAME in names
+        self.recovered = self._recover(names)
+
+    def _recover(self, names: Sequence[str]) -> RecoveredState | None:
+        indexes = sorted(index for name in names if (index := snapshot_index(name)) is not None)
+        numbers = segment_numbers(names)
+        if not indexes:
+            if numbers:
+                raise self._damaged("snapshot", "is missing while log segments are there")
+            return None
+        snapshot, genesis_hard_state = self._read_snapshot(indexes[-1])
+        if not numbers and genesis_hard_state is None:
+            raise self._damaged("log", f"is missing beside {snapshot_name(indexes[-1])}")
+        try:
+            replay = self._log.recover(numbers)
+        except SegmentDamageError as error:
+            raise self._damaged(error.name, str(error.damage)) from error
+        if snapshot.meta.index < replay.snapshot_index:
+            raise self._damaged(snapshot_name(replay.snapshot_index), "is missing")
+        hard_state = replay.hard_state or genesis_hard_state
+        if hard_state is None or hard_state.term < snapshot.meta.term:
+            # The snapshot became durable and the record that raises the term did not; in that
+            # term this member has not voted.
+            hard_state = HardState(snapshot.meta.term, None)
+        entries = self._reconcile(snapshot, replay.entries)
+        if genesis_hard_state is not None:
+            self._genesis_digest = _digest(snapshot, genesis_hard_state)
+        self._hard_state = hard_state
+        self._last_index = entries[-1].index if entries else snapshot.meta.index
+        for index in indexes[:-1]:
+            filesystem_path = self._directory / snapshot_name(index)
+            self._filesystem.unlink(filesystem_path)
+        return RecoveredState(
+            member_id=self.member_id,
+            hard_state=hard_state,
+            snapshot=snapshot,
+            entries=tuple(entries),
+        )
+
+    def _read_snapshot(self, index: LogIndex) -> tuple[Snapshot, HardState | None]:
+        name = snapshot_name(index)
+        try:
+            snapshot, hard_state = read_snapshot(self._filesystem, self._directory / name)
+            if snapshot.meta.index != index:
+                raise DamageError(0, f"snapshot of index {snapshot.meta.index} has another's name")
+        except DamageError as damage:
+            raise self._damaged(name, str(damage)) from damage
+        self._snapshot_index = index
+        self._snapshot_bytes = len(snapshot.data)
+        return snapshot, hard_state
+
+    def _reconcile(self, snapshot: Snapshot, entries: list[Entry]) -> list[Entry]:
+        """Return the entries that go with the snapshot: all, or none if it supersedes them."""
+        index = snapshot.meta.index
+        if not entries or entries[0].index == index + 1:
+            return entries
+        if entries[0].index > index + 1:
+            raise self._damaged("log", f"does not go back to the snapshot at {index}")
+        holds_index = entries[-1].index >= index
+        if holds_index and entries[index - entries[0].index].term == snapshot.meta.term:
+            return entries
+        self._pending_discard = index
+        return []
+
+    def _damaged(self, name: str, what: str) -> StartupError:
+        return StartupError(
+            f"{self._directory / name}: {what}; the data of this member cannot be trusted: remove "
+            f"member {self.member_id} from its cluster, move {self._directory} away and start "
+            "again to join as a new member"
+        )
+
+    # --- Founding -------------------------------------------------------------------------
+
+    @property
+    def initialised(self) -> bool:
+        """Whether this member belongs to a cluster."""
+        return self._hard_state is not None
+
+    def initialise(self, snapshot: Snapshot, hard_state: HardState) -> None:
+        """Make this the first durable state; the same once more does nothing.
+
+        Raises:
+            AlreadyBootstrapped: when there is another state.
+            DiskFull: nothing was done.
+            StorageFailed: the disk failed.
+        """
+        digest = _digest(snapshot, hard_state)
+        if self._hard_state is not None:
+            if digest != self._genesis_digest:
+                raise AlreadyBootstrapped("this member belongs to a cluster already")
+            return
+        with self._disk():
+            self._snapshot_bytes = write_snapshot(
+                self._filesystem, self._directory, snapshot, hard_state
+            )
+        self._genesis_digest = digest
+        self._hard_state = hard_state
+        self._snapshot_index = self._last_index = snapshot.meta.index
+        self.recovered = RecoveredState(
+            member_id=self.member_id, hard_state=hard_state, snapshot=snapshot, entries=()
+        )
+
+    # --- Writing --------------------------------------------------------------------------
+
+    def write(self, batch: Sequence[Persist]) -> None:
+        """Execute the effects in order, merged into one record as far as no snapshot intervenes.
+
+        Raises:
+            DiskFull: try the same batch again later.
+            StorageFailed: the disk failed; the node must stop.
+        """
+        if self._hard_state is None:
+            raise InvariantViolation("nothing can be written before the member is initialised")
+        with self._disk():
+            start = 0
+            for position, persist in enumerate(batch):
+                if persist.snapshot is not None:
+                    self._append(batch[start:position])
+                    self._install(persist.snapshot, discard=persist.discard_log)
+                    start = position
+            self._append(batch[start:])
+            for persist in batch:
+                if persist.snapshot is not None:
+                    self._delete_superseded(persist.keep_from)
+
+    def _install(self, snapshot: Snapshot, *, discard: bool) -> None:
+        index = snapshot.meta.index
+        if index < self._snapshot_index:
+            return  # a later one is durable already: the batch is being repeated
+        size = write_snapshot(self._filesystem, self._directory, snapshot)
+        previous = self._snapshot_index
+        self._snapshot_index, self._snapshot_bytes = index, size
+        self._genesis_digest = None
+        if discard or index > self._last_index:
+            self._pending_discard = self._last_index = index
+        if previous < index:
+            with suppress(FileNotFoundError):
+                self._filesystem.unlink(self._directory / snapshot_name(previous))
+
+    def _append(self, batch: Sequence[Persist]) -> None:
+        if self._hard_state is None:
+            raise InvariantViolation("no hard state")
+        hard_state: HardState | None = None
+        entries: Sequence[Entry] = ()
+        last_index = self._last_index
+        for persist in batch:
+            if persist.hard_state is not None:
+                hard_state = persist.hard_state
+            if persist.entries:
+                last_index = _check_contiguous(persist.entries, last_index)
+                entries = [*entries, *persist.entries] if entries else persist.entries
+        if hard_state is None and not entries and self._pending_discard is None:
+            return
+        self._log.append(
+            Record(hard_state, self._pending_discard, entries),
+            hard_state=self._hard_state,
+            snapshot_index=self._snapshot_index,
+        )
+        self._pending_discard = None
+        self._last_index = last_index
+        if hard_state is not None:
+            self._hard_state = hard_state
+
+    def _delete_superseded(self, keep_from: LogIndex) -> None:
+        wanted = min(keep_from or self._snapshot_index, LogIndex(self._snapshot_index + 1))
+        try:
+            self._log.delete_below(wanted)
+        except OSError as error:
+            if not is_disk_full(error):
+                raise
+            # Some file systems need space to delete. The next snapshot tries again.
+
+    @contextmanager
+    def _disk(self) -> Iterator[None]:
+        if self._failure is not None:
+            raise StorageFailed(self._failure)
+        try:
+            yield
+        except OSError as error:
+            if is_disk_full(error):
+                raise DiskFull(f"the disk of {self._path} is full: {error.strerror}") from error
+            self._failure = f"the disk of {self._path} failed: {error}"
+            raise StorageFailed(self._failure) from error
+
+    # --- The rest of a member's life ------------------------------------------------------
+
+    def mark_removed(self) -> None:
+        """Note durably that this member was removed from its cluster.
+
+        Raises:
+            DiskFull: nothing was done.
+            StorageFailed: the disk failed.
+        """
+        if self.removed:
+            return
+        with self._disk():
+            write_whole(self._filesystem, self._directory / REMOVED_NAME, [b"removed\n"])
+        self.removed = True
+
+    def archive(self) -> Path:
+        """Move the member's content aside and return where it is; then only `close` is left.
+
+        The directory is empty for the next `open`, which mints a new id.
+        """
+        self._log.close()
+        with self._disk():
+            target = archive_member(self._filesystem, self._path, self.member_id)
+        self._failure = f"the content of {self._path} was archived"
+        return target
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of log (reserved space included) and snapshot; archives do not count."""
+        return self._log.size_bytes + self._snapshot_bytes
+
+    def close(self) -> None:
+        """Close the files and let go of the directory."""
+        log = getattr(self, "_log", None)
+        if log is not None:
+            log.close()
+        if self._lock_file is not None:
+            self._filesystem.close(self._lock_file)
+            self._lock_file = None
+
+
+def _check_contiguous(entries: Sequence[Entry], last_index: LogIndex) -> LogIndex:
+    first, last = entries[0].index, entries[-1].index
+    if first > last_index + 1 or last - first != len(entries) - 1:
+        raise InvariantViolation(f"entries {first} to {last} do not follow entry {last_index}")
+    return last
+
+
+def _digest(snapshot: Snapshot, hard_state: HardState) -> bytes:
+    return hashlib.sha256(msgspec.msgpack.encode((snapshot, hard_state))).digest()
+
+
+def _unusable(path: Path, error: OSError) -> str:
+    reason = error.strerror or str(error)
+    where = f" ({error.filename})" if error.filename and str(error.filename) != str(path) else ""
+    return (
+        f"data directory {path} cannot be used: {reason}{where}: it must be a directory this "
+        "process may read and write, on a disk with free space"
+    )
