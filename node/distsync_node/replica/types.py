@@ -27,7 +27,6 @@ from distsync_node.raft.types import (
     RoleChanged,
     Send,
     Snapshot,
-    Term,
 )
 
 # --- Between replicas -------------------------------------------------------------------------
@@ -79,6 +78,7 @@ class Answer(msgspec.Struct, frozen=True, array_like=True):
     cluster_id: str
     member_id: MemberId
     config_index: LogIndex
+    versions: tuple[int, int]
     messages: tuple[PeerMessage, ...] = ()
 
 
@@ -123,6 +123,15 @@ class SubmitRead:
 
     now_ms: int
     ref: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AwaitApplied:
+    """Answer ReadAt once `index` (a read index the leader confirmed) is applied here."""
+
+    now_ms: int
+    ref: int
+    index: LogIndex
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,6 +207,7 @@ ReplicaEvent: TypeAlias = (
     | Submit
     | Flush
     | SubmitRead
+    | AwaitApplied
     | Disconnect
     | StoragePersisted
     | StorageInitialised
@@ -354,5 +364,3 @@ class ReplicaState(msgspec.Struct, frozen=True, array_like=True):
 
     machine: bytes
     genesis: tuple[Member, ...]
-
-

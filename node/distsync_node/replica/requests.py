@@ -1,0 +1,182 @@
+"""Who waits for what: the connections behind commands, waits and reads.
+
+A connection is a `ref`. Invariants: a ref is in at most one place (submitted, in an entry, parked,
+reading); it gets exactly one final effect unless its client disconnected, and none after that.
+"""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass
+
+from distsync_node.locks.commands import Acquire, KeepAlive, LockCommand, RequestKey, SessionId
+from distsync_node.raft.types import LogIndex, Term
+
+NO_REF = 0
+MAX_COMMANDS_PER_ENTRY = 512
+COMMAND_BYTES = 256  # rough size of an encoded command with one name
+
+
+@dataclass(slots=True, kw_only=True)
+class Batch:
+    """The commands of one entry and the connection behind each (NO_REF for none).
+
+    `keepalives` maps each session of the batch's KeepAlive to the connections that renew it.
+    """
+
+    commands: list[LockCommand]
+    refs: list[int]
+    keepalives: dict[SessionId, list[int]]
+    expires: bool
+    term: Term | None = None  # once it is in the log
+
+    def all_refs(self) -> list[int]:
+        """Every connection of the batch."""
+        refs = [ref for ref in self.refs if ref]
+        for session_refs in self.keepalives.values():
+            refs.extend(session_refs)
+        return refs
+
+
+def _weight_bytes(command: LockCommand) -> int:
+    names = len(command.names) if isinstance(command, Acquire) else 1
+    return COMMAND_BYTES * names
+
+
+class Requests:
+    """The bookkeeping of one replica's waiting connections."""
+
+    __slots__ = (
+        "_keepalives",
+        "_parked",
+        "_reads",
+        "_sequence",
+        "_submitted",
+        "_waiting",
+        "abandoned",
+        "batches",
+    )
+
+    def __init__(self) -> None:
+        self.batches: dict[LogIndex, Batch] = {}
+        self.abandoned: set[int] = set()
+        self._submitted: list[tuple[int, LockCommand]] = []
+        self._keepalives: dict[SessionId, list[int]] = {}
+        self._parked: dict[int, tuple[RequestKey, int]] = {}
+        self._waiting: dict[RequestKey, list[int]] = {}
+        self._reads: list[tuple[LogIndex, int, int]] = []
+        self._sequence = 0
+
+    @property
+    def count(self) -> int:
+        """Requests that wait to be proposed or wait in a queue."""
+        return len(self._submitted) + len(self._parked)
+
+    @property
+    def has_submitted(self) -> bool:
+        """Something waits to be proposed."""
+        return bool(self._submitted or self._keepalives)
+
+    def submit(self, ref: int, command: LockCommand) -> None:
+        """Remember a command for the next entry; renewals of one session become one."""
+        if ref and isinstance(command, KeepAlive) and len(command.sessions) == 1:
+            self._keepalives.setdefault(command.sessions[0], []).append(ref)
+        else:
+            self._submitted.append((ref, command))
+
+    def take_batch(self, expire: LockCommand | None, limit_bytes: int) -> Batch:
+        """Take the commands of the next entry, expiries first; it may come out empty."""
+        batch = Batch(
+            commands=[],
+            refs=[],
+            keepalives=self._keepalives,
+            expires=expire is not None,
+        )
+        if expire is not None:
+            batch.commands.append(expire)
+            batch.refs.append(NO_REF)
+        if self._keepalives:
+            batch.commands.append(KeepAlive(sessions=tuple(self._keepalives)))
+            batch.refs.append(NO_REF)
+            self._keepalives = {}
+        taken = 0
+        size_bytes = 0
+        for ref, command in self._submitted[:MAX_COMMANDS_PER_ENTRY]:
+            size_bytes += _weight_bytes(command)
+            if size_bytes > limit_bytes and taken:
+                break
+            taken += 1
+            batch.commands.append(command)
+            batch.refs.append(ref)
+        del self._submitted[:taken]
+        return batch
+
+    def park(self, ref: int, key: RequestKey, attempt: int) -> None:
+        """The request behind `ref` waits in a queue."""
+        self._parked[ref] = (key, attempt)
+        self._waiting.setdefault(key, []).append(ref)
+
+    def unpark(self, key: RequestKey) -> list[int]:
+        """Return and forget every connection that waits for this request."""
+        refs = self._waiting.pop(key, [])
+        for ref in refs:
+            del self._parked[ref]
+        return refs
+
+    def disconnect(self, ref: int) -> tuple[RequestKey, int] | None:
+        """Forget a connection; return (key, attempt) of its wait if it was parked."""
+        parked = self._parked.pop(ref, None)
+        if parked is not None:
+            refs = self._waiting[parked[0]]
+            refs.remove(ref)
+            if not refs:
+                del self._waiting[parked[0]]
+            return parked
+        for position, (submitted_ref, _) in enumerate(self._submitted):
+            if submitted_ref == ref:
+                del self._submitted[position]
+                return None
+        if any(ref in batch.refs for batch in self.batches.values()):
+            self.abandoned.add(ref)
+        return None
+
+    def drain(self) -> tuple[list[int], list[int]]:
+        """Forget everything that waits for a leader's outcome.
+
+        Returns the refs that were never proposed, and those that were.
+        """
+        unproposed = [ref for ref, _ in self._submitted if ref]
+        for refs in self._keepalives.values():
+            unproposed.extend(refs)
+        proposed = [
+            ref
+            for batch in self.batches.values()
+            for ref in batch.all_refs()
+            if ref not in self.abandoned
+        ]
+        proposed.extend(self._parked)
+        self._submitted = []
+        self._keepalives = {}
+        self.batches.clear()
+        self.abandoned.clear()
+        self._parked.clear()
+        self._waiting.clear()
+        return unproposed, proposed
+
+    def await_applied(self, ref: int, index: LogIndex) -> None:
+        """Remember a read that may be served once `index` is applied."""
+        self._sequence += 1
+        heapq.heappush(self._reads, (index, self._sequence, ref))
+
+    def applied(self, index: LogIndex) -> list[int]:
+        """Return and forget the reads that may be served after `index`."""
+        refs = []
+        while self._reads and self._reads[0][0] <= index:
+            refs.append(heapq.heappop(self._reads)[2])
+        return refs
+
+    def drain_reads(self) -> list[int]:
+        """Return and forget every read that waits for an index."""
+        refs = [ref for _, _, ref in self._reads]
+        self._reads = []
+        return refs
