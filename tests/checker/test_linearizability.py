@@ -365,7 +365,7 @@ def test_agrees_with_brute_force_on_registers(history: list[Operation]) -> None:
 @st.composite
 def lock_histories(draw: st.DrawFn) -> list[Operation]:
     history = []
-    for number in range(draw(st.integers(1, 5))):
+    for _ in range(draw(st.integers(1, 5))):
         call_ms = draw(st.integers(0, 20))
         return_ms = draw(st.none() | st.integers(call_ms, 24))
         owner = draw(st.sampled_from("ab"))
