@@ -125,6 +125,11 @@ class SegmentedLog:
         self._can_reserve = True
 
     @property
+    def is_empty(self) -> bool:
+        """Whether no segment was made yet."""
+        return not self._segments
+
+    @property
     def size_bytes(self) -> int:
         """Bytes of all segments, reserved space included."""
         return sum(segment.size for segment in self._segments)

@@ -5,8 +5,8 @@
 
 A snapshot is written beside its place, synced, renamed into it, and the directory is synced; so
 a file under its own name is whole, and one with a bad checksum was damaged later: the node stops.
-The snapshot that founds the cluster also carries the first hard state, so that founding is one
-rename; later the log carries it.
+A snapshot written before there is any log segment (the one that founds the cluster, first of all)
+also carries the hard state, so that founding is one rename; later the log carries it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _WRITE_BYTES = 1 << 20
 
 
 class SnapshotHead(msgspec.Struct, frozen=True, array_like=True):
-    """The metadata block; `hard_state` is set in the founding snapshot only."""
+    """The metadata block; `hard_state` is set while there is no segment."""
 
     meta: SnapshotMeta
     hard_state: HardState | None

@@ -4,21 +4,22 @@ Guarantees:
 
 - when `write` returns, the batch is on disk and stays there over a crash at any moment;
 - when it raises `DiskFull`, nothing that was durable is lost, no part of a record remains, and
-  the same batch may be written again (a batch with a snapshot may have got half-way: repeating
-  what is there already changes nothing);
+  the same batch may be written again (its snapshot may be durable by then, its record is not);
 - a failed sync is never repeated: after `StorageFailed` the storage refuses everything;
 - `open` gives back what was written, in order, or stops with one line that names file and offset.
 
-A snapshot becomes durable before the log record that goes with it. After a crash between the two,
-the log either agrees with the snapshot (it holds the snapshot's last entry, with the same term)
-or it is superseded as a whole; that is the rule of Raft for a received snapshot (thesis §5.1).
+A batch becomes one snapshot file (the last of its snapshots) and then one record. A snapshot holds
+committed state, so it may be durable before the entries it was made from. After a crash between
+the two, the log either agrees with the snapshot (it holds the snapshot's last entry, with the same
+term) or it is superseded as a whole: Raft's rule for a received snapshot (thesis §5.1).
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -137,8 +138,8 @@ class Storage:
             if numbers:
                 raise self._damaged("snapshot", "is missing while log segments are there")
             return None
-        snapshot, genesis_hard_state = self._read_snapshot(indexes[-1])
-        if not numbers and genesis_hard_state is None:
+        snapshot, snapshot_hard_state = self._read_snapshot(indexes[-1])
+        if not numbers and snapshot_hard_state is None:
             raise self._damaged("log", f"is missing beside {snapshot_name(indexes[-1])}")
         try:
             replay = self._log.recover(numbers)
@@ -146,14 +147,14 @@ class Storage:
             raise self._damaged(error.name, str(error.damage)) from error
         if snapshot.meta.index < replay.snapshot_index:
             raise self._damaged(snapshot_name(replay.snapshot_index), "is missing")
-        hard_state = replay.hard_state or genesis_hard_state
+        hard_state = replay.hard_state or snapshot_hard_state
         if hard_state is None or hard_state.term < snapshot.meta.term:
             # The snapshot became durable and the record that raises the term did not; in that
             # term this member has not voted.
             hard_state = HardState(snapshot.meta.term, None)
         entries = self._reconcile(snapshot, replay.entries)
-        if genesis_hard_state is not None:
-            self._genesis_digest = _digest(snapshot, genesis_hard_state)
+        if snapshot_hard_state is not None:
+            self._genesis_digest = _digest(snapshot, snapshot_hard_state)
         self._hard_state = hard_state
         self._last_index = entries[-1].index if entries else snapshot.meta.index
         for index in indexes[:-1]:
@@ -232,7 +233,7 @@ class Storage:
     # --- Writing --------------------------------------------------------------------------
 
     def write(self, batch: Sequence[Persist]) -> None:
-        """Execute the effects in order, merged into one record as far as no snapshot intervenes.
+        """Execute the effects as one: the last snapshot first, then one record for all the rest.
 
         Raises:
             DiskFull: try the same batch again later.
@@ -240,60 +241,47 @@ class Storage:
         """
         if self._hard_state is None:
             raise InvariantViolation("nothing can be written before the member is initialised")
+        merged = _merge(batch, self._last_index)
         with self._disk():
-            start = 0
-            for position, persist in enumerate(batch):
-                if persist.snapshot is not None:
-                    self._append(batch[start:position])
-                    self._install(persist.snapshot, discard=persist.discard_log)
-                    start = position
-            self._append(batch[start:])
-            for persist in batch:
-                if persist.snapshot is not None:
-                    self._delete_superseded(persist.keep_from)
+            if merged.snapshot is not None:
+                self._install(merged.snapshot)
+            self._append(merged)
+            if merged.snapshot is not None:
+                self._delete_superseded(merged.keep_from)
 
-    def _install(self, snapshot: Snapshot, *, discard: bool) -> None:
-        index = snapshot.meta.index
-        if index < self._snapshot_index:
-            return  # a later one is durable already: the batch is being repeated
-        size = write_snapshot(self._filesystem, self._directory, snapshot)
-        previous = self._snapshot_index
+    def _install(self, snapshot: Snapshot) -> None:
+        index, previous = snapshot.meta.index, self._snapshot_index
+        if index <= previous:
+            return  # durable already: the batch is being repeated after a full disk
+        # Until there is a segment, whose header carries it, the snapshot carries the hard state.
+        hard_state = self._hard_state if self._log.is_empty else None
+        size = write_snapshot(self._filesystem, self._directory, snapshot, hard_state)
         self._snapshot_index, self._snapshot_bytes = index, size
         self._genesis_digest = None
-        if discard or index > self._last_index:
-            self._pending_discard = self._last_index = index
-        if previous < index:
-            with suppress(FileNotFoundError):
-                self._filesystem.unlink(self._directory / snapshot_name(previous))
 
-    def _append(self, batch: Sequence[Persist]) -> None:
+    def _append(self, merged: _Merged) -> None:
         if self._hard_state is None:
             raise InvariantViolation("no hard state")
-        hard_state: HardState | None = None
-        entries: Sequence[Entry] = ()
-        last_index = self._last_index
-        for persist in batch:
-            if persist.hard_state is not None:
-                hard_state = persist.hard_state
-            if persist.entries:
-                last_index = _check_contiguous(persist.entries, last_index)
-                entries = [*entries, *persist.entries] if entries else persist.entries
-        if hard_state is None and not entries and self._pending_discard is None:
-            return
-        self._log.append(
-            Record(hard_state, self._pending_discard, entries),
-            hard_state=self._hard_state,
-            snapshot_index=self._snapshot_index,
-        )
+        discard = self._pending_discard if merged.discard is None else merged.discard
+        if merged.hard_state is not None or merged.entries or discard is not None:
+            self._log.append(
+                Record(merged.hard_state, discard, merged.entries),
+                hard_state=self._hard_state,
+                snapshot_index=self._snapshot_index,
+            )
         self._pending_discard = None
-        self._last_index = last_index
-        if hard_state is not None:
-            self._hard_state = hard_state
+        self._last_index = merged.last_index
+        self._hard_state = merged.hard_state or self._hard_state
 
     def _delete_superseded(self, keep_from: LogIndex) -> None:
-        wanted = min(keep_from or self._snapshot_index, LogIndex(self._snapshot_index + 1))
+        """Delete older snapshots and segments without entries from `keep_from` on."""
         try:
-            self._log.delete_below(wanted)
+            for name in self._filesystem.list_directory(self._directory):
+                index = snapshot_index(name)
+                if index is not None and index < self._snapshot_index:
+                    self._filesystem.unlink(self._directory / name)
+            wanted = keep_from or self._snapshot_index
+            self._log.delete_below(min(wanted, LogIndex(self._snapshot_index + 1)))
         except OSError as error:
             if not is_disk_full(error):
                 raise
@@ -352,11 +340,45 @@ class Storage:
             self._lock_file = None
 
 
-def _check_contiguous(entries: Sequence[Entry], last_index: LogIndex) -> LogIndex:
-    first, last = entries[0].index, entries[-1].index
-    if first > last_index + 1 or last - first != len(entries) - 1:
-        raise InvariantViolation(f"entries {first} to {last} do not follow entry {last_index}")
-    return last
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Merged:
+    """A batch as one effect; `discard` is the index of the snapshot that emptied the log last."""
+
+    hard_state: HardState | None
+    snapshot: Snapshot | None
+    keep_from: LogIndex
+    discard: LogIndex | None
+    entries: Sequence[Entry]
+    last_index: LogIndex
+
+
+def _merge(batch: Sequence[Persist], last_index: LogIndex) -> _Merged:
+    hard_state: HardState | None = None
+    snapshot: Snapshot | None = None
+    keep_from = _NO_INDEX
+    discard: LogIndex | None = None
+    entries: Sequence[Entry] = ()
+    for persist in batch:
+        hard_state = persist.hard_state or hard_state
+        if persist.snapshot is not None:
+            snapshot, keep_from = persist.snapshot, persist.keep_from
+            index = snapshot.meta.index
+            if persist.discard_log or index > last_index:
+                discard, entries, last_index = index, (), index
+        if persist.entries:
+            first, last = persist.entries[0].index, persist.entries[-1].index
+            if first > last_index + 1 or last - first != len(persist.entries) - 1:
+                raise InvariantViolation(f"entries {first} to {last} do not follow {last_index}")
+            entries = [*entries, *persist.entries] if entries else persist.entries
+            last_index = last
+    return _Merged(
+        hard_state=hard_state,
+        snapshot=snapshot,
+        keep_from=keep_from,
+        discard=discard,
+        entries=entries,
+        last_index=last_index,
+    )
 
 
 def _digest(snapshot: Snapshot, hard_state: HardState) -> bytes:
