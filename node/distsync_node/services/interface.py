@@ -52,6 +52,7 @@ class NodeStatus:
     disk_full: bool
     configuration: Configuration
     progress: dict[MemberId, PeerProgress]
+    leader_changes: int = 0  # times this node saw another leader since it started
 
 
 class Node(Protocol):

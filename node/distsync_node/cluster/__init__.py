@@ -1,0 +1,1 @@
+"""How nodes form a cluster: pure."""

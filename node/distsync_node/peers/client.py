@@ -1,0 +1,108 @@
+"""The sending side of node-to-node HTTP: keep-alive connections, a deadline on everything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import aiohttp
+
+from distsync_node.peers.wire import ATTEMPT_HEADER, SENDER_HEADER
+
+CONNECT_SECONDS = 1.0
+
+
+class PeerUnreachable(Exception):
+    """No answer. `sent` tells whether the peer may have acted on the request."""
+
+    def __init__(self, detail: str, *, sent: bool) -> None:
+        super().__init__(detail)
+        self.sent = sent
+
+
+class PeerClient:
+    """POSTs msgpack to other nodes. DNS is asked at each new connection: pods change addresses."""
+
+    def __init__(self, secret: str, sender: str) -> None:
+        self._headers = {
+            "Authorization": f"Bearer {secret}",
+            "Content-Type": "application/msgpack",
+            SENDER_HEADER: sender,
+        }
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> PeerClient:
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, use_dns_cache=False, keepalive_timeout=60),
+            headers=self._headers,
+            auto_decompress=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
+        )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    async def post(
+        self,
+        url: str,
+        body: bytes,
+        *,
+        timeout_seconds: float | None,
+        on_attempt: Callable[[int], object] | None = None,
+    ) -> bytes:
+        """POST and return the body of a 200.
+
+        `on_attempt` is told the attempt number when the peer sends it ahead of the answer.
+
+        Raises:
+            PeerUnreachable: no connection, no answer in time, or another status.
+        """
+        if self._session is None:
+            raise PeerUnreachable("the peer client is closed", sent=False)
+        timeout = aiohttp.ClientTimeout(total=timeout_seconds, sock_connect=CONNECT_SECONDS)
+        try:
+            async with self._session.post(url, data=body, timeout=timeout) as response:
+                if on_attempt is not None and ATTEMPT_HEADER in response.headers:
+                    on_attempt(int(response.headers[ATTEMPT_HEADER]))
+                content = await response.read()
+                if response.status != 200:
+                    raise PeerUnreachable(f"{url} answered {response.status}", sent=False)
+                return content
+        except aiohttp.ClientConnectorError as error:
+            raise PeerUnreachable(str(error), sent=False) from error
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise PeerUnreachable(f"{url}: {error!r}", sent=True) from error
+
+    async def get_json(self, url: str, *, timeout_seconds: float) -> bytes:
+        """GET and return the body of a 200; raises PeerUnreachable."""
+        if self._session is None:
+            raise PeerUnreachable("the peer client is closed", sent=False)
+        timeout = aiohttp.ClientTimeout(total=timeout_seconds, sock_connect=CONNECT_SECONDS)
+        try:
+            async with self._session.get(url, timeout=timeout) as response:
+                content = await response.read()
+                if response.status != 200:
+                    raise PeerUnreachable(f"{url} answered {response.status}", sent=False)
+                return content
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise PeerUnreachable(f"{url}: {error!r}", sent=False) from error
+
+    async def post_json(self, url: str, body: bytes, *, timeout_seconds: float) -> bytes:
+        """POST JSON to another node's peer API and return the body of a 200."""
+        if self._session is None:
+            raise PeerUnreachable("the peer client is closed", sent=False)
+        timeout = aiohttp.ClientTimeout(total=timeout_seconds, sock_connect=CONNECT_SECONDS)
+        headers = {"Content-Type": "application/json"}
+        try:
+            async with self._session.post(
+                url, data=body, headers=headers, timeout=timeout
+            ) as response:
+                content = await response.read()
+                if response.status != 200:
+                    raise PeerUnreachable(
+                        f"{url} answered {response.status}: {content[:200]!r}", sent=True
+                    )
+                return content
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise PeerUnreachable(f"{url}: {error!r}", sent=True) from error

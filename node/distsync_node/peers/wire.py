@@ -1,0 +1,96 @@
+"""What nodes say to each other beside consensus: calls that only a leader can answer.
+
+A call names the cluster and the member it is meant for, as every peer message does. The receiver
+answers it itself or says that it is not the leader; it never passes it on, so no call can loop.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import msgspec
+
+from distsync_node.locks.commands import LockCommand, Outcome
+from distsync_node.raft.types import ConfigOperation, Configuration, LogIndex, Member, MemberId
+from distsync_node.replica.types import Answer, Envelope, RejectReason
+
+MESSAGES_PATH = "/raft/messages"
+CALL_PATH = "/raft/call"
+COMMAND_PATH = "/lock/internal_command"
+ATTEMPT_HEADER = "distsync-attempt"
+SENDER_HEADER = "distsync-from"
+MAX_BODY_BYTES = 32 << 20
+
+
+class _Struct(msgspec.Struct, frozen=True, array_like=True, tag=True, gc=False):
+    pass
+
+
+class CommandCall(_Struct):
+    """Run a lock command."""
+
+    command: LockCommand
+
+
+class ReadIndexCall(_Struct):
+    """Confirm a read index."""
+
+
+class MembershipCall(_Struct):
+    """Change the membership."""
+
+    operation: ConfigOperation
+    member: Member
+    expected_config_index: LogIndex | None
+
+
+class TransferCall(_Struct):
+    """Hand leadership over."""
+
+    target: MemberId | None
+
+
+Call: TypeAlias = CommandCall | ReadIndexCall | MembershipCall | TransferCall
+
+
+class CallRequest(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A call and whom it is meant for."""
+
+    cluster_id: str
+    to: MemberId
+    call: Call
+
+
+class OutcomeReply(_Struct):
+    """The final outcome of a command and what is left of its lease."""
+
+    outcome: Outcome
+    remaining_ms: int
+
+
+class ReadIndexReply(_Struct):
+    """A read is linearizable at this index."""
+
+    index: LogIndex
+
+
+class ConfigurationReply(_Struct):
+    """The configuration after the change."""
+
+    configuration: Configuration
+
+
+class RejectedReply(_Struct):
+    """Nothing came of it here."""
+
+    reason: RejectReason
+    leader: MemberId | None
+
+
+CallReply: TypeAlias = OutcomeReply | ReadIndexReply | ConfigurationReply | RejectedReply
+
+encode = msgspec.msgpack.Encoder().encode
+decode_envelope = msgspec.msgpack.Decoder(Envelope).decode
+decode_answer = msgspec.msgpack.Decoder(Answer).decode
+decode_call = msgspec.msgpack.Decoder(CallRequest).decode
+decode_reply: msgspec.msgpack.Decoder[CallReply] = msgspec.msgpack.Decoder(CallReply)

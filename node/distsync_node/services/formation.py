@@ -1,0 +1,178 @@
+"""The shell of `cluster.formation`: an empty node of a static list asks around and acts."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+
+import msgspec
+
+from distsync_node.api.schemas import (
+    AddMemberRequest,
+    BootstrapMember,
+    BootstrapRequest,
+    IdentityResponse,
+)
+from distsync_node.cluster.formation import (
+    CreateCluster,
+    Decision,
+    Identity,
+    JoinCluster,
+    Wait,
+    decide,
+)
+from distsync_node.errors import DistSyncError
+from distsync_node.peers.client import PeerClient, PeerUnreachable
+from distsync_node.raft.types import Member, MemberId
+from distsync_node.services.node import NodeService
+from distsync_node.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+PROBE_SECONDS = 1.0
+INTERVAL_SECONDS = 0.2
+
+
+class Formation:
+    """Runs until this node belongs to a cluster and the cluster knows its addresses."""
+
+    def __init__(self, settings: Settings, node: NodeService, client: PeerClient) -> None:
+        self._settings = settings
+        self._node = node
+        self._client = client
+        self._last_reason = ""
+
+    async def run(self) -> None:
+        """Form or join, then keep the cluster's record of this node's addresses right."""
+        while self._node.status().state in ("uninitialised", "joining"):
+            if self._settings.members and self._node.status().state == "uninitialised":
+                await self._act(await self._decide())
+            await asyncio.sleep(INTERVAL_SECONDS)
+        await self._announce()
+
+    async def _decide(self) -> Decision:
+        own = self._own_identity()
+        others = [item for item in self._settings.members if item[0] != self._settings.name]
+        answers = await asyncio.gather(*(self._probe(url) for _, url in others))
+        return decide(
+            own,
+            tuple(name for name, _ in self._settings.members),
+            {name: answer for (name, _), answer in zip(others, answers, strict=True)},
+            may_create=self._settings.bootstrap,
+        )
+
+    def _own_identity(self) -> Identity:
+        status = self._node.status()
+        return Identity(
+            member=self._own_member(status.member_id),
+            uninitialised=status.state == "uninitialised",
+            cluster_id=status.cluster_id,
+        )
+
+    def _own_member(self, member_id: MemberId) -> Member:
+        return Member(
+            id=member_id,
+            name=self._settings.name,
+            peer_url=self._settings.advertised_peer_url,
+            client_url=self._settings.advertised_client_url,
+        )
+
+    async def _probe(self, peer_url: str) -> Identity | None:
+        try:
+            content = await self._client.get_json(
+                f"{peer_url}/cluster/identity", timeout_seconds=PROBE_SECONDS
+            )
+            answer = msgspec.json.decode(content, type=IdentityResponse)
+        except (PeerUnreachable, msgspec.MsgspecError):
+            return None
+        return Identity(
+            member=Member(
+                id=MemberId(answer.member_id),
+                name=answer.name,
+                peer_url=peer_url,
+                client_url=answer.client_url,
+            ),
+            uninitialised=answer.state == "uninitialised" and bool(answer.member_id),
+            cluster_id=answer.cluster_id,
+            known_ids=frozenset(MemberId(member.id) for member in answer.members),
+        )
+
+    async def _act(self, decision: Decision) -> None:
+        match decision:
+            case Wait(reason=reason):
+                if reason != self._last_reason:
+                    logger.info(reason)
+                    self._last_reason = reason
+            case CreateCluster(members=members):
+                await self._create(members)
+            case JoinCluster(via=via):
+                await self._join(via)
+
+    async def _create(self, members: tuple[Member, ...]) -> None:
+        """Send the genesis to every member; who misses it is reached by the leader later."""
+        cluster_id = secrets.token_hex(8)
+        logger.info("creating cluster %s of %d members", cluster_id, len(members))
+        body = msgspec.json.encode(
+            BootstrapRequest(
+                cluster_id=cluster_id,
+                members=[
+                    BootstrapMember(
+                        id=member.id,
+                        name=member.name,
+                        peer_url=member.peer_url,
+                        client_url=member.client_url,
+                    )
+                    for member in members
+                ],
+            )
+        )
+        others = [member for member in members if member.name != self._settings.name]
+        try:
+            await self._node.bootstrap(cluster_id, members)
+        except DistSyncError as error:
+            logger.warning("this node cannot create the cluster: %s", error)
+            return
+        results = await asyncio.gather(
+            *(
+                self._client.post_json(
+                    f"{member.peer_url}/cluster/bootstrap", body, timeout_seconds=5
+                )
+                for member in others
+            ),
+            return_exceptions=True,
+        )
+        for member, result in zip(others, results, strict=True):
+            if isinstance(result, BaseException):
+                logger.warning("%s did not take the bootstrap: %s", member.name, result)
+
+    async def _join(self, via: Member) -> None:
+        own = self._own_member(self._node.status().member_id)
+        body = msgspec.json.encode(
+            AddMemberRequest(
+                id=own.id, name=own.name, peer_url=own.peer_url, client_url=own.client_url
+            )
+        )
+        try:
+            await self._client.post_json(f"{via.peer_url}/cluster/members", body, timeout_seconds=6)
+        except PeerUnreachable as error:
+            logger.info("asked %s to join the cluster: %s", via.name, error)
+
+    async def _announce(self) -> None:
+        """Tell the cluster when this node's name or addresses are not what it remembers."""
+        while self._node.status().state == "member":
+            status = self._node.status()
+            known = status.configuration.member(status.member_id)
+            own = self._own_member(status.member_id)
+            if known is not None and (known.name, known.peer_url, known.client_url) == (
+                own.name,
+                own.peer_url,
+                own.client_url,
+            ):
+                return
+            if known is not None and status.leader is not None:
+                try:
+                    await self._node.update_member(own)
+                except DistSyncError as error:
+                    logger.warning("cannot announce this node's addresses yet: %s", error)
+            await asyncio.sleep(INTERVAL_SECONDS)

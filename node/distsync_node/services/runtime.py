@@ -1,0 +1,402 @@
+"""The shell of the replica: receives, steps, executes.
+
+Every event is stamped with `CLOCK_BOOTTIME`, which counts suspension, when it is stepped; nothing
+is judged by an older reading. Effects are executed in the order given, on the event loop; the disk
+has a thread of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import assert_never
+
+import msgspec
+
+from distsync_node.locks.commands import LockCommand
+from distsync_node.peers.client import PeerClient
+from distsync_node.peers.links import Link
+from distsync_node.raft.types import (
+    Configuration,
+    ConfigurationChanged,
+    MemberId,
+    Persist,
+    RaftOptions,
+    RoleChanged,
+    Send,
+)
+from distsync_node.replica.core import Replica
+from distsync_node.replica.types import (
+    AdminDone,
+    Answer,
+    AnswerCode,
+    AnswerEnvelope,
+    Disconnect,
+    DiskFullChanged,
+    Envelope,
+    Flush,
+    Initialise,
+    LocksChanged,
+    MarkRemoved,
+    Parked,
+    PeerMessage,
+    ReadAt,
+    ReceiveAnswer,
+    ReceiveEnvelope,
+    Rejected,
+    ReplicaEffect,
+    ReplicaEvent,
+    ReplicaOptions,
+    Reply,
+    SendPeer,
+    Stop,
+    StorageInitialised,
+    StoragePersisted,
+    Submit,
+    Wake,
+)
+from distsync_node.storage import DiskThread, Storage
+
+logger = logging.getLogger(__name__)
+
+Final = Reply | Rejected | ReadAt | AdminDone
+
+
+def boottime_ms() -> int:
+    """Return `CLOCK_BOOTTIME` in milliseconds."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
+
+
+@dataclass(slots=True)
+class _Call:
+    future: asyncio.Future[Final]
+    on_parked: Callable[[int], object] | None
+
+
+class Runtime:
+    """One replica with its disk, its links and its timer."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        client: PeerClient,
+        *,
+        options: ReplicaOptions,
+        raft_options: RaftOptions,
+        on_stop: Callable[[str], None],
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._storage = storage
+        self._client = client
+        self._on_stop = on_stop
+        self.replica = Replica(
+            storage.member_id,
+            options=options,
+            raft_options=raft_options,
+            rng=random.Random(),  # spreads elections; nothing secret depends on it
+            now_ms=boottime_ms(),
+            recovered=storage.recovered,
+            removed=storage.removed,
+        )
+        self._disk = DiskThread(
+            storage,
+            loop=self._loop,
+            on_persisted=self._persisted,
+            on_disk_full=self._disk_full,
+            on_fatal=self._fatal,
+        )
+        self._persists: deque[Persist] = deque()
+        self._links: dict[MemberId, Link] = {}
+        self._calls: dict[int, _Call] = {}
+        self._next_ref = 0
+        self._answer: Answer | None = None
+        self._receiving: MemberId | None = None
+        self._leader: MemberId | None = None
+        self._flush_scheduled = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at_ms = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._watchers: dict[str, set[asyncio.Event]] = {}
+        self._leader_watchers: set[asyncio.Future[None]] = set()
+        self.leader_changes = 0
+        self._closed = False
+
+    def start(self) -> None:
+        """Begin to take part."""
+        self._disk.start()
+        self._relink(self.replica.configuration)
+        self._arm()
+
+    async def close(self) -> None:
+        """Write what is queued and stop."""
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*(link.close() for link in self._links.values()))
+        await self._disk.close()
+
+    # --- Events ---------------------------------------------------------------------------------
+
+    def step(self, event: ReplicaEvent) -> None:
+        """Step the replica and execute what it wants."""
+        if self._closed:
+            return
+        try:
+            effects = self.replica.step(event)
+        except Exception as error:  # a broken promise of the code: stop rather than go on
+            self._fatal(error)
+            return
+        touched: set[Link] = set()
+        for effect in effects:
+            self._execute(effect, touched)
+        for link in touched:
+            link.kick()
+        self._arm()
+
+    def call(
+        self,
+        make_event: Callable[[int], ReplicaEvent],
+        on_parked: Callable[[int], object] | None = None,
+    ) -> tuple[int, asyncio.Future[Final]]:
+        """Step an event that is answered once; returns its ref and the future of the answer."""
+        self._next_ref += 1
+        ref = self._next_ref
+        future: asyncio.Future[Final] = self._loop.create_future()
+        self._calls[ref] = _Call(future, on_parked)
+        self.step(make_event(ref))
+        return ref, future
+
+    async def run(
+        self, command: LockCommand, on_parked: Callable[[int], object] | None = None
+    ) -> Final:
+        """Run a command on this member. Cancelling the task is a disconnect."""
+        ref, future = self.call(
+            lambda ref: Submit(now_ms=boottime_ms(), ref=ref, command=command), on_parked
+        )
+        if not self._flush_scheduled:
+            self._flush_scheduled = True
+            self._loop.call_soon(self._flush)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            self._forget(ref)
+            raise
+
+    async def ask(self, make_event: Callable[[int], ReplicaEvent]) -> Final:
+        """Step an event other than a command and wait for its answer."""
+        ref, future = self.call(make_event)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            self._forget(ref)
+            raise
+
+    def _forget(self, ref: int) -> None:
+        if self._calls.pop(ref, None) is not None:
+            self.step(Disconnect(now_ms=boottime_ms(), ref=ref))
+
+    def _flush(self) -> None:
+        self._flush_scheduled = False
+        self.step(Flush(now_ms=boottime_ms()))
+
+    async def receive(self, envelope: Envelope) -> Answer:
+        """Take an envelope; the answer carries what is ready for its sender in time."""
+        sender = envelope.sender
+        self._answer = None
+        self._receiving = sender
+        try:
+            self.step(ReceiveEnvelope(now_ms=boottime_ms(), envelope=envelope))
+        finally:
+            self._receiving = None
+        answer: Answer | None = self._answer
+        if answer is None:
+            raise ConnectionError("this node has stopped")
+        link = self._links.get(sender)
+        if link is None or answer.code is not AnswerCode.ACCEPTED:
+            return answer
+        messages = link.take()
+        if not messages and link.pending:
+            await link.hold()
+            messages = link.take()
+        return msgspec.structs.replace(answer, messages=messages) if messages else answer
+
+    # --- Effects --------------------------------------------------------------------------------
+
+    def _execute(self, effect: ReplicaEffect, touched: set[Link]) -> None:
+        match effect:
+            case Reply() | Rejected() | ReadAt() | AdminDone():
+                self._finish(effect)
+            case Send() | SendPeer():
+                self._push(effect.to, effect.message, touched)
+            case Persist():
+                self._persist(effect)
+            case AnswerEnvelope():
+                self._answer = effect.answer
+            case Parked():
+                call = self._calls.get(effect.ref)
+                if call is not None and call.on_parked is not None:
+                    call.on_parked(effect.attempt)
+            case LocksChanged():
+                self._notify(effect.names)
+            case RoleChanged():
+                self._role_changed(effect)
+            case ConfigurationChanged():
+                self._relink(effect.configuration)
+            case Initialise():
+                self._spawn(self._initialise(effect))
+            case MarkRemoved():
+                logger.warning("this member was removed from its cluster; it idles until archived")
+                self._spawn(self._mark_removed())
+            case Stop():
+                logger.critical("stopping: %s", effect.reason)
+                self._on_stop(effect.reason)
+            case _:
+                assert_never(effect)
+
+    def _finish(self, effect: Final) -> None:
+        call = self._calls.pop(effect.ref, None)
+        if call is not None and not call.future.done():
+            call.future.set_result(effect)
+
+    def _push(self, to: MemberId, message: PeerMessage, touched: set[Link]) -> None:
+        link = self._link(to)
+        link.push(message)
+        if to != self._receiving:
+            touched.add(link)
+
+    def _link(self, to: MemberId) -> Link:
+        link = self._links.get(to)
+        if link is None:
+            # Not in the configuration yet (a new member knows nobody): answers will carry it.
+            link = Link(to, "", self._client, self.replica.envelope, self._answered)
+            self._links[to] = link
+        return link
+
+    def _answered(self, answer: Answer) -> None:
+        self.step(ReceiveAnswer(now_ms=boottime_ms(), answer=answer))
+
+    def _persist(self, effect: Persist) -> None:
+        for send in effect.then:
+            self._link(send.to).pending += 1
+        self._persists.append(effect)
+        self._disk.submit(effect)
+
+    def _persisted(self, seq: int) -> None:
+        """The disk has everything up to `seq`: what waited for it may leave."""
+        touched: set[Link] = set()
+        while self._persists and self._persists[0].seq <= seq:
+            for send in self._persists.popleft().then:
+                self._link(send.to).pending -= 1
+                self._push(send.to, send.message, touched)
+        for link in touched:
+            link.kick()
+        self.step(StoragePersisted(now_ms=boottime_ms(), seq=seq))
+
+    def _disk_full(self, full: bool) -> None:
+        if full:
+            logger.error("the disk of %s is full: writes wait", self._storage.path)
+        else:
+            logger.warning("the disk has room again")
+        self.step(DiskFullChanged(now_ms=boottime_ms(), full=full))
+
+    def _fatal(self, error: BaseException) -> None:
+        logger.critical("stopping: %s", error, exc_info=error)
+        self._closed = True
+        self._on_stop(str(error))
+
+    def _role_changed(self, effect: RoleChanged) -> None:
+        if effect.leader != self._leader:
+            self._leader = effect.leader
+            self.leader_changes += 1
+            logger.info("leader of term %d: %s", effect.term, effect.leader)
+        for watcher in self._leader_watchers:
+            if not watcher.done():
+                watcher.set_result(None)
+        self._leader_watchers.clear()
+
+    async def leader_change(self, timeout_seconds: float) -> None:
+        """Wait until role or leader change, or that long."""
+        watcher: asyncio.Future[None] = self._loop.create_future()
+        self._leader_watchers.add(watcher)
+        try:
+            await asyncio.wait((watcher,), timeout=timeout_seconds)
+        finally:
+            self._leader_watchers.discard(watcher)
+
+    def _relink(self, configuration: Configuration) -> None:
+        for member in configuration.members:
+            if member.id != self.replica.member_id:
+                self._link(member.id).url = member.peer_url
+        for member_id in configuration.removed:
+            link = self._links.pop(member_id, None)
+            if link is not None:
+                self._spawn(link.close())
+
+    async def _initialise(self, effect: Initialise) -> None:
+        try:
+            await asyncio.to_thread(self._storage.initialise, effect.snapshot, effect.hard_state)
+        except Exception as error:
+            self._fatal(error)
+            return
+        self.step(StorageInitialised(now_ms=boottime_ms()))
+
+    async def _mark_removed(self) -> None:
+        try:
+            await asyncio.to_thread(self._storage.mark_removed)
+        except Exception as error:
+            self._fatal(error)
+
+    def _spawn(self, work: Coroutine[object, object, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # --- Watching -------------------------------------------------------------------------------
+
+    def watch(self, name: str) -> asyncio.Event:
+        """Return an event that is set whenever the lock may have changed; see `unwatch`."""
+        event = asyncio.Event()
+        self._watchers.setdefault(name, set()).add(event)
+        return event
+
+    def unwatch(self, name: str, event: asyncio.Event) -> None:
+        """Forget a watch."""
+        events = self._watchers.get(name)
+        if events is not None:
+            events.discard(event)
+            if not events:
+                del self._watchers[name]
+
+    def _notify(self, names: tuple[str, ...]) -> None:
+        if not self._watchers:
+            return
+        for name in names or tuple(self._watchers):
+            for event in self._watchers.get(name, ()):
+                event.set()
+
+    # --- Time -----------------------------------------------------------------------------------
+
+    def _arm(self) -> None:
+        """Have `_wake` called at the replica's next deadline. A later one is left to `_wake`."""
+        deadline_ms = self.replica.next_deadline_ms()
+        if deadline_ms is None:
+            return
+        if self._timer is not None:
+            if self._timer_at_ms <= deadline_ms:
+                return
+            self._timer.cancel()
+        delay_seconds = max(0, deadline_ms - boottime_ms()) / 1_000
+        self._timer_at_ms = deadline_ms
+        self._timer = self._loop.call_later(delay_seconds, self._wake)
+
+    def _wake(self) -> None:
+        self._timer = None
+        self.step(Wake(now_ms=boottime_ms()))
