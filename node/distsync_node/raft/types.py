@@ -122,7 +122,7 @@ class _Message(msgspec.Struct, frozen=True, array_like=True, tag=True, gc=False)
     pass
 
 
-class PreVoteRequest(_Message):
+class PreVoteRequest(_Message, frozen=True):
     """Would you vote for me in `term`? Changes nothing at the receiver (thesis §9.6)."""
 
     term: Term
@@ -130,14 +130,14 @@ class PreVoteRequest(_Message):
     last_term: Term
 
 
-class PreVoteResponse(_Message):
+class PreVoteResponse(_Message, frozen=True):
     """`term` echoes the request when granted; when refused it is the responder's own term."""
 
     term: Term
     granted: bool
 
 
-class VoteRequest(_Message):
+class VoteRequest(_Message, frozen=True):
     """`transfer` is set by a candidate told to campaign by TimeoutNow; it overrides stickiness."""
 
     term: Term
@@ -146,14 +146,14 @@ class VoteRequest(_Message):
     transfer: bool = False
 
 
-class VoteResponse(_Message):
+class VoteResponse(_Message, frozen=True):
     """The vote is on disk before this leaves."""
 
     term: Term
     granted: bool
 
 
-class AppendRequest(_Message):
+class AppendRequest(_Message, frozen=True):
     """Entries after (prev_index, prev_term); empty for a heartbeat.
 
     `round` is the leader's contact round: an echo of it proves that the follower accepted this
@@ -168,11 +168,13 @@ class AppendRequest(_Message):
     entries: tuple[Entry, ...] = ()
 
 
-class AppendResponse(_Message):
+class AppendResponse(_Message, frozen=True):
     """`match_index` is durable at the responder when `accepted`; else hints where to go back to.
 
-    Refused: `match_index` is 0, `conflict_term` the responder's term at prev_index (0 if its log
-    is shorter) and `conflict_index` the first index of that term (or its last index + 1).
+    Refused: `match_index` is 0, `refused_index` the prev_index of the request, `conflict_term` the
+    responder's term there (0 if its log is shorter) and `conflict_index` its first uncommitted
+    index of that term (or its last index + 1). `refused_index` tells a late refusal from a
+    current one: what the leader knows to match since then cannot be refused again.
     """
 
     term: Term
@@ -181,9 +183,10 @@ class AppendResponse(_Message):
     match_index: LogIndex
     conflict_index: LogIndex = LogIndex(0)
     conflict_term: Term = Term(0)
+    refused_index: LogIndex = LogIndex(0)
 
 
-class SnapshotChunk(_Message):
+class SnapshotChunk(_Message, frozen=True):
     """Bytes [offset, offset + len(data)) of a snapshot of `total` bytes; meta comes with each."""
 
     term: Term
@@ -194,7 +197,7 @@ class SnapshotChunk(_Message):
     data: bytes
 
 
-class SnapshotResponse(_Message):
+class SnapshotResponse(_Message, frozen=True):
     """`next_offset` asks for the next chunk; `installed` once the snapshot is durable."""
 
     term: Term
@@ -204,7 +207,7 @@ class SnapshotResponse(_Message):
     installed: bool
 
 
-class TimeoutNow(_Message):
+class TimeoutNow(_Message, frozen=True):
     """Campaign at once, without pre-vote (thesis §3.10)."""
 
     term: Term
@@ -297,14 +300,7 @@ class Compact:
 
 
 RaftEvent: TypeAlias = (
-    Receive
-    | Tick
-    | Propose
-    | ProposeConfig
-    | ReadIndex
-    | Persisted
-    | TransferLeadership
-    | Compact
+    Receive | Tick | Propose | ProposeConfig | ReadIndex | Persisted | TransferLeadership | Compact
 )
 
 
@@ -453,6 +449,7 @@ class RaftOptions:
     snapshot_chunk_bytes: int = 512 << 10
     retained_entries: int = 5_000  # kept below a snapshot for followers that lag a little
     promote_max_lag: int = 1_000  # entries a learner may lag to be promoted
+    eager_commit: bool = False  # tell followers of a commit at once, by an empty append
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
