@@ -28,7 +28,8 @@ class Identity:
     member: Member
     uninitialised: bool
     cluster_id: str | None
-    known_ids: frozenset[MemberId] = frozenset()
+    known_ids: tuple[MemberId, ...] = ()
+    leader: Member | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,9 +41,10 @@ class CreateCluster:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JoinCluster:
-    """Ask this member to add us as a learner."""
+    """Ask the leader of that cluster to add us as a learner."""
 
-    via: Member
+    cluster_id: str
+    leader: Member
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,4 +96,7 @@ def _join(own: Identity, clusters: list[Identity]) -> Decision:
         )
     if any(own.member.id in answer.known_ids for answer in clusters):
         return Wait(reason="waiting for the leader's first message")
-    return JoinCluster(via=clusters[0].member)
+    for answer in clusters:
+        if answer.leader is not None and answer.cluster_id is not None:
+            return JoinCluster(cluster_id=answer.cluster_id, leader=answer.leader)
+    return Wait(reason="waiting for the cluster to have a leader")

@@ -73,36 +73,3 @@ class PeerClient:
             raise PeerUnreachable(str(error), sent=False) from error
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise PeerUnreachable(f"{url}: {error!r}", sent=True) from error
-
-    async def get_json(self, url: str, *, timeout_seconds: float) -> bytes:
-        """GET and return the body of a 200; raises PeerUnreachable."""
-        if self._session is None:
-            raise PeerUnreachable("the peer client is closed", sent=False)
-        timeout = aiohttp.ClientTimeout(total=timeout_seconds, sock_connect=CONNECT_SECONDS)
-        try:
-            async with self._session.get(url, timeout=timeout) as response:
-                content = await response.read()
-                if response.status != 200:
-                    raise PeerUnreachable(f"{url} answered {response.status}", sent=False)
-                return content
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise PeerUnreachable(f"{url}: {error!r}", sent=False) from error
-
-    async def post_json(self, url: str, body: bytes, *, timeout_seconds: float) -> bytes:
-        """POST JSON to another node's peer API and return the body of a 200."""
-        if self._session is None:
-            raise PeerUnreachable("the peer client is closed", sent=False)
-        timeout = aiohttp.ClientTimeout(total=timeout_seconds, sock_connect=CONNECT_SECONDS)
-        headers = {"Content-Type": "application/json"}
-        try:
-            async with self._session.post(
-                url, data=body, headers=headers, timeout=timeout
-            ) as response:
-                content = await response.read()
-                if response.status != 200:
-                    raise PeerUnreachable(
-                        f"{url} answered {response.status}: {content[:200]!r}", sent=True
-                    )
-                return content
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise PeerUnreachable(f"{url}: {error!r}", sent=True) from error

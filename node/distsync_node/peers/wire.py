@@ -50,7 +50,20 @@ class TransferCall(_Struct):
     target: MemberId | None
 
 
-Call: TypeAlias = CommandCall | ReadIndexCall | MembershipCall | TransferCall
+class IdentityCall(_Struct):
+    """Who are you? Answered whoever it is meant for."""
+
+
+class BootstrapCall(_Struct):
+    """Create the cluster on this member (idempotent)."""
+
+    cluster_id: str
+    members: tuple[Member, ...]
+
+
+Call: TypeAlias = (
+    CommandCall | ReadIndexCall | MembershipCall | TransferCall | IdentityCall | BootstrapCall
+)
 
 
 class CallRequest(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -80,6 +93,16 @@ class ConfigurationReply(_Struct):
     configuration: Configuration
 
 
+class IdentityReply(_Struct):
+    """Who answers: `known_ids` are the members of its cluster, `leader` whom it follows."""
+
+    member: Member
+    uninitialised: bool
+    cluster_id: str | None
+    known_ids: tuple[MemberId, ...]
+    leader: Member | None
+
+
 class RejectedReply(_Struct):
     """Nothing came of it here."""
 
@@ -87,7 +110,9 @@ class RejectedReply(_Struct):
     leader: MemberId | None
 
 
-CallReply: TypeAlias = OutcomeReply | ReadIndexReply | ConfigurationReply | RejectedReply
+CallReply: TypeAlias = (
+    OutcomeReply | ReadIndexReply | ConfigurationReply | IdentityReply | RejectedReply
+)
 
 encode = msgspec.msgpack.Encoder().encode
 decode_envelope = msgspec.msgpack.Decoder(Envelope).decode

@@ -8,12 +8,6 @@ import secrets
 
 import msgspec
 
-from distsync_node.api.schemas import (
-    AddMemberRequest,
-    BootstrapMember,
-    BootstrapRequest,
-    IdentityResponse,
-)
 from distsync_node.cluster.formation import (
     CreateCluster,
     Decision,
@@ -24,7 +18,20 @@ from distsync_node.cluster.formation import (
 )
 from distsync_node.errors import DistSyncError
 from distsync_node.peers.client import PeerClient, PeerUnreachable
-from distsync_node.raft.types import Member, MemberId
+from distsync_node.peers.wire import (
+    CALL_PATH,
+    BootstrapCall,
+    Call,
+    CallReply,
+    CallRequest,
+    IdentityCall,
+    IdentityReply,
+    MembershipCall,
+    RejectedReply,
+    decode_reply,
+    encode,
+)
+from distsync_node.raft.types import ConfigOperation, Member, MemberId
 from distsync_node.services.node import NodeService
 from distsync_node.settings import Settings
 
@@ -32,6 +39,7 @@ logger = logging.getLogger(__name__)
 
 PROBE_SECONDS = 1.0
 INTERVAL_SECONDS = 0.2
+CALL_SECONDS = 5.0
 
 
 class Formation:
@@ -78,24 +86,26 @@ class Formation:
             client_url=self._settings.advertised_client_url,
         )
 
+    async def _call(self, url: str, request: CallRequest, timeout_seconds: float) -> CallReply:
+        content = await self._client.post(
+            url + CALL_PATH, encode(request), timeout_seconds=timeout_seconds
+        )
+        return decode_reply.decode(content)
+
     async def _probe(self, peer_url: str) -> Identity | None:
+        request = CallRequest("", MemberId(""), IdentityCall())
         try:
-            content = await self._client.get_json(
-                f"{peer_url}/cluster/identity", timeout_seconds=PROBE_SECONDS
-            )
-            answer = msgspec.json.decode(content, type=IdentityResponse)
+            reply = await self._call(peer_url, request, PROBE_SECONDS)
         except (PeerUnreachable, msgspec.MsgspecError):
             return None
+        if not isinstance(reply, IdentityReply):
+            return None
         return Identity(
-            member=Member(
-                id=MemberId(answer.member_id),
-                name=answer.name,
-                peer_url=peer_url,
-                client_url=answer.client_url,
-            ),
-            uninitialised=answer.state == "uninitialised" and bool(answer.member_id),
-            cluster_id=answer.cluster_id,
-            known_ids=frozenset(MemberId(member.id) for member in answer.members),
+            member=msgspec.structs.replace(reply.member, peer_url=peer_url),
+            uninitialised=reply.uninitialised,
+            cluster_id=reply.cluster_id,
+            known_ids=reply.known_ids,
+            leader=reply.leader,
         )
 
     async def _act(self, decision: Decision) -> None:
@@ -106,57 +116,38 @@ class Formation:
                     self._last_reason = reason
             case CreateCluster(members=members):
                 await self._create(members)
-            case JoinCluster(via=via):
-                await self._join(via)
+            case JoinCluster(cluster_id=cluster_id, leader=leader):
+                await self._join(cluster_id, leader)
 
     async def _create(self, members: tuple[Member, ...]) -> None:
         """Send the genesis to every member; who misses it is reached by the leader later."""
         cluster_id = secrets.token_hex(8)
         logger.info("creating cluster %s of %d members", cluster_id, len(members))
-        body = msgspec.json.encode(
-            BootstrapRequest(
-                cluster_id=cluster_id,
-                members=[
-                    BootstrapMember(
-                        id=member.id,
-                        name=member.name,
-                        peer_url=member.peer_url,
-                        client_url=member.client_url,
-                    )
-                    for member in members
-                ],
-            )
-        )
-        others = [member for member in members if member.name != self._settings.name]
         try:
             await self._node.bootstrap(cluster_id, members)
         except DistSyncError as error:
             logger.warning("this node cannot create the cluster: %s", error)
             return
-        results = await asyncio.gather(
-            *(
-                self._client.post_json(
-                    f"{member.peer_url}/cluster/bootstrap", body, timeout_seconds=5
-                )
-                for member in others
-            ),
-            return_exceptions=True,
-        )
-        for member, result in zip(others, results, strict=True):
-            if isinstance(result, BaseException):
-                logger.warning("%s did not take the bootstrap: %s", member.name, result)
+        call = BootstrapCall(cluster_id, members)
+        others = [member for member in members if member.name != self._settings.name]
+        await asyncio.gather(*(self._send(member, cluster_id, call) for member in others))
 
-    async def _join(self, via: Member) -> None:
+    async def _join(self, cluster_id: str, leader: Member) -> None:
         own = self._own_member(self._node.status().member_id)
-        body = msgspec.json.encode(
-            AddMemberRequest(
-                id=own.id, name=own.name, peer_url=own.peer_url, client_url=own.client_url
-            )
-        )
+        await self._send(leader, cluster_id, MembershipCall(ConfigOperation.ADD_LEARNER, own, None))
+
+    async def _send(self, to: Member, cluster_id: str, call: Call) -> None:
         try:
-            await self._client.post_json(f"{via.peer_url}/cluster/members", body, timeout_seconds=6)
-        except PeerUnreachable as error:
-            logger.info("asked %s to join the cluster: %s", via.name, error)
+            reply = await self._call(
+                to.peer_url, CallRequest(cluster_id, to.id, call), CALL_SECONDS
+            )
+        except (PeerUnreachable, msgspec.MsgspecError) as error:
+            logger.warning("%s did not take %s: %s", to.name, type(call).__name__, error)
+            return
+        if isinstance(reply, RejectedReply):
+            logger.info(
+                "%s refuses %s: %s", to.name, type(call).__name__, reply.reason.name.lower()
+            )
 
     async def _announce(self) -> None:
         """Tell the cluster when this node's name or addresses are not what it remembers."""

@@ -32,11 +32,14 @@ from distsync_node.peers.client import PeerClient, PeerUnreachable
 from distsync_node.peers.wire import (
     CALL_PATH,
     COMMAND_PATH,
+    BootstrapCall,
     Call,
     CallReply,
     CallRequest,
     CommandCall,
     ConfigurationReply,
+    IdentityCall,
+    IdentityReply,
     MembershipCall,
     OutcomeReply,
     ReadIndexCall,
@@ -54,6 +57,7 @@ from distsync_node.raft.types import (
     MemberId,
     Role,
 )
+from distsync_node.replica.core import Replica
 from distsync_node.replica.types import (
     AdminDone,
     AwaitApplied,
@@ -279,7 +283,13 @@ class NodeService:
         """Answer another node's call as the leader, or say that this is not the leader."""
         runtime = self.runtime
         replica = runtime.replica
-        if request.cluster_id != replica.cluster_id or request.to != replica.member_id:
+        if isinstance(request.call, IdentityCall):
+            return self._identity(replica)
+        if request.to != replica.member_id:
+            return RejectedReply(RejectReason.NOT_LISTED, None)
+        if isinstance(request.call, BootstrapCall):
+            return await self._bootstrap_here(runtime, request.call)
+        if request.cluster_id != replica.cluster_id:
             return RejectedReply(RejectReason.NOT_LEADER, None)
         match request.call:
             case CommandCall(command=command):
@@ -303,6 +313,27 @@ class NodeService:
                 return ReadIndexReply(raft.applied_index if raft is not None else LogIndex(0))
             case AdminDone():
                 return ConfigurationReply(final.configuration)
+
+    def _identity(self, replica: Replica) -> IdentityReply:
+        leader = self.status().leader
+        return IdentityReply(
+            member=Member(id=replica.member_id, name=self._name, peer_url=""),
+            uninitialised=replica.state == "uninitialised",
+            cluster_id=replica.cluster_id or None,
+            known_ids=tuple(member.id for member in replica.configuration.members),
+            leader=leader,
+        )
+
+    async def _bootstrap_here(self, runtime: Runtime, call: BootstrapCall) -> CallReply:
+        final = await runtime.ask(
+            lambda ref: Bootstrap(
+                now_ms=boottime_ms(), ref=ref, cluster_id=call.cluster_id, members=call.members
+            )
+        )
+        if isinstance(final, AdminDone):
+            return ConfigurationReply(final.configuration)
+        reason = final.reason if isinstance(final, Rejected) else RejectReason.STOPPED
+        return RejectedReply(reason, None)
 
     async def _change_here(
         self, runtime: Runtime, call: MembershipCall
@@ -452,13 +483,9 @@ class NodeService:
 
     async def bootstrap(self, cluster_id: str, members: tuple[Member, ...]) -> None:
         """See `interface.Node.bootstrap`."""
-        final = await self.runtime.ask(
-            lambda ref: Bootstrap(
-                now_ms=boottime_ms(), ref=ref, cluster_id=cluster_id, members=members
-            )
-        )
-        if isinstance(final, Rejected):
-            raise _error(final.reason)
+        reply = await self._bootstrap_here(self.runtime, BootstrapCall(cluster_id, members))
+        if isinstance(reply, RejectedReply):
+            raise _error(reply.reason)
 
     async def add_member(
         self, member: Member, expected_config_index: LogIndex | None
