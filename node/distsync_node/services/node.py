@@ -60,9 +60,11 @@ from distsync_node.raft.types import (
 from distsync_node.replica.core import Replica
 from distsync_node.replica.types import (
     AdminDone,
+    Answer,
     AwaitApplied,
     Bootstrap,
     ChangeMembership,
+    Envelope,
     ReadAt,
     Rejected,
     RejectReason,
@@ -276,6 +278,10 @@ class NodeService:
                 await request
 
     # --- Calls from other nodes -----------------------------------------------------------------
+
+    async def receive(self, envelope: Envelope) -> Answer:
+        """Take an envelope of another node."""
+        return await self.runtime.receive(envelope)
 
     async def answer_call(
         self, request: CallRequest, on_parked: Callable[[int], object] | None = None

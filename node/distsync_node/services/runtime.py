@@ -256,8 +256,7 @@ class Runtime:
                 logger.warning("this member was removed from its cluster; it idles until archived")
                 self._spawn(self._mark_removed())
             case Stop():
-                logger.critical("stopping: %s", effect.reason)
-                self._on_stop(effect.reason)
+                self.stop(effect.reason)
             case _:
                 assert_never(effect)
 
@@ -307,10 +306,15 @@ class Runtime:
             logger.warning("the disk has room again")
         self.step(DiskFullChanged(now_ms=boottime_ms(), full=full))
 
-    def _fatal(self, error: BaseException) -> None:
-        logger.critical("stopping: %s", error, exc_info=error)
+    def stop(self, reason: str) -> None:
+        """Take no further part and have the program end."""
+        logger.critical("stopping: %s", reason)
         self._closed = True
-        self._on_stop(str(error))
+        self._on_stop(reason)
+
+    def _fatal(self, error: BaseException) -> None:
+        logger.critical("a failure that cannot be mended while running", exc_info=error)
+        self.stop(str(error))
 
     def _role_changed(self, effect: RoleChanged) -> None:
         if effect.leader != self._leader:

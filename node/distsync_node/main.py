@@ -1,0 +1,213 @@
+"""A node: ports first, then the data directory, then the cluster.
+
+The ports listen before the log is replayed, so that probes are answered from the start. On SIGTERM
+the node becomes unready, hands leadership over, goes on forwarding for `drain_ms`, ends its long
+polls, stops its servers and writes what is queued. Exit codes: 0 after a signal, 2 when it cannot
+start (one line says why), 3 when it had to stop by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+
+import uvicorn
+import uvloop
+
+from distsync_node.api.app import build_peer_app, build_public_app
+from distsync_node.api.options import ApiOptions
+from distsync_node.errors import ConfigConflict, DistSyncError, StartupError
+from distsync_node.logs import configure_logging
+from distsync_node.peers.client import PeerClient
+from distsync_node.peers.endpoints import PeerEndpoints
+from distsync_node.raft.types import RaftOptions
+from distsync_node.replica.types import ReplicaOptions
+from distsync_node.services.formation import Formation
+from distsync_node.services.node import NodeService
+from distsync_node.services.runtime import Runtime
+from distsync_node.settings import Settings
+from distsync_node.storage import Storage
+
+logger = logging.getLogger(__name__)
+
+# The disk thread must get the interpreter back soon after its fdatasync returns.
+SWITCH_INTERVAL_SECONDS = 0.0005
+TRANSFER_SECONDS = 2.0
+SHUTDOWN_SECONDS = 5
+GC_THRESHOLDS = (50_000, 20, 50)
+
+
+def run(settings: Settings) -> int:
+    """Run a node until it is told to stop; return the exit code."""
+    configure_logging(settings.log_level)
+    sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
+    try:
+        return uvloop.run(_Program(settings).run())
+    except StartupError as error:
+        print(f"distsync node: {error}", file=sys.stderr)  # noqa: T201 - the one line
+        return 2
+
+
+class _Server(uvicorn.Server):
+    """A uvicorn server that leaves signals to the node."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class _Program:
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._stop = asyncio.Event()
+        self._exit_code = 0
+
+    async def run(self) -> int:
+        settings = self._settings
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        public = _listen(settings.host, settings.port)
+        peer = _listen(settings.host, settings.peer_port)
+        async with PeerClient(settings.secret, settings.name) as client:
+            node = _Node(settings, client)
+            options = ApiOptions(access_log=settings.access_log)
+            servers = [
+                _server(build_public_app(node, options)),
+                _server(build_peer_app(node, settings.secret, PeerEndpoints(node).handlers())),
+            ]
+            serving = [
+                asyncio.create_task(server.serve(sockets=[listener]))
+                for server, listener in zip(servers, (public, peer), strict=True)
+            ]
+            try:
+                await self._serve(node, client)
+            finally:
+                await _close(node, servers, serving)
+        return self._exit_code
+
+    async def _serve(self, node: _Node, client: PeerClient) -> None:
+        settings = self._settings
+        storage = await asyncio.to_thread(Storage.open, settings.data_dir)
+        try:
+            runtime = Runtime(
+                storage,
+                client,
+                options=ReplicaOptions(voters=settings.voters),
+                raft_options=RaftOptions(
+                    heartbeat_ms=settings.heartbeat_ms,
+                    election_timeout_min_ms=settings.election_timeout_ms,
+                    election_timeout_max_ms=2 * settings.election_timeout_ms,
+                ),
+                on_stop=self._stopped_by_itself,
+            )
+            node.open(runtime, storage)
+            runtime.start()
+            _tune_gc()
+            logger.info(
+                "node %s (member %s) serves on port %d, peers on %d",
+                settings.name,
+                storage.member_id,
+                settings.port,
+                settings.peer_port,
+            )
+            formation = asyncio.create_task(Formation(settings, node, client).run())
+            try:
+                await self._stop.wait()
+                await self._drain(node)
+            finally:
+                formation.cancel()
+                await asyncio.gather(formation, return_exceptions=True)
+                await runtime.close()
+        finally:
+            storage.close()
+
+    def _stopped_by_itself(self, _reason: str) -> None:
+        self._exit_code = 3
+        self._stop.set()
+
+    async def _drain(self, node: _Node) -> None:
+        """Leave in good order: unready, leadership handed over, still forwarding for a while."""
+        node.draining = True
+        if self._exit_code:
+            return
+        if node.status().role == "leader" and len(node.status().configuration.voters) > 1:
+            with contextlib.suppress(DistSyncError, TimeoutError):
+                async with asyncio.timeout(TRANSFER_SECONDS):
+                    await node.transfer_leadership(None)
+        if self._settings.drain_ms:
+            await asyncio.sleep(self._settings.drain_ms / 1_000)
+
+
+class _Node(NodeService):
+    """The service with what only the program can do."""
+
+    def __init__(self, settings: Settings, client: PeerClient) -> None:
+        super().__init__(settings.name, client)
+        self._storage: Storage | None = None
+
+    def open(self, runtime: Runtime, storage: Storage) -> None:
+        """The data directory is read."""
+        self._storage = storage
+        self.attach(runtime)
+
+    async def archive(self) -> str:
+        """Move a removed member's data aside and restart empty."""
+        if self._storage is None or not self._storage.removed:
+            raise ConfigConflict("only a removed member can be archived")
+        where = await asyncio.to_thread(self._storage.archive)
+        self.runtime.stop("the data directory was archived; starting again empty")
+        return str(where)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise StartupError(f"cannot listen on {host}:{port}: {error.strerror}") from error
+    listener.listen(1024)
+    listener.setblocking(False)
+    return listener
+
+
+def _server(app: object) -> _Server:
+    return _Server(
+        uvicorn.Config(
+            app,  # type: ignore[arg-type]
+            loop="none",
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            date_header=False,
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+            backlog=1024,
+        )
+    )
+
+
+async def _close(node: _Node, servers: list[_Server], serving: list[asyncio.Task[None]]) -> None:
+    await node.close()
+    for server in servers:
+        server.should_exit = True
+    await asyncio.gather(*serving, return_exceptions=True)
+
+
+def _tune_gc() -> None:
+    """What lives since the start is not scanned again; a full collection stops everything."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
