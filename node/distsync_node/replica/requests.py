@@ -86,19 +86,14 @@ class Requests:
 
     def take_batch(self, expire: LockCommand | None, limit_bytes: int) -> Batch:
         """Take the commands of the next entry, expiries first; it may come out empty."""
-        batch = Batch(
-            commands=[],
-            refs=[],
-            keepalives=self._keepalives,
-            expires=expire is not None,
-        )
+        keepalives, self._keepalives = self._keepalives, {}
+        batch = Batch(commands=[], refs=[], keepalives=keepalives, expires=expire is not None)
         if expire is not None:
             batch.commands.append(expire)
             batch.refs.append(NO_REF)
-        if self._keepalives:
-            batch.commands.append(KeepAlive(sessions=tuple(self._keepalives)))
+        if keepalives:
+            batch.commands.append(KeepAlive(sessions=tuple(keepalives)))
             batch.refs.append(NO_REF)
-            self._keepalives = {}
         taken = 0
         size_bytes = 0
         for ref, command in self._submitted[:MAX_COMMANDS_PER_ENTRY]:
