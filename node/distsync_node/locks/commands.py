@@ -41,7 +41,7 @@ class _Keyed(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=Fals
     digest: bytes  # 8 bytes of a hash over what the user asked for, without the key
 
 
-class Acquire(_Keyed, tag="a"):
+class Acquire(_Keyed, frozen=True, tag="a"):
     """Take every lock of `names` in one step, or wait for them (wait_ms > 0) as one FIFO request.
 
     Exactly one of `ttl_ms` (> 0) and `session` decides how long the grant lives: with a session it
@@ -57,7 +57,7 @@ class Acquire(_Keyed, tag="a"):
     session: SessionId | None = None
 
 
-class Upgrade(_Keyed, tag="u"):
+class Upgrade(_Keyed, frozen=True, tag="u"):
     """Turn a shared grant into an exclusive one under a new token; waits at the head."""
 
     name: str
@@ -66,15 +66,17 @@ class Upgrade(_Keyed, tag="u"):
     wait_ms: int
 
 
-class Downgrade(_Keyed, tag="d"):
-    """Turn an exclusive grant into a shared one; the token stays, waiting readers may enter."""
+class Downgrade(_Keyed, frozen=True, tag="d"):
+    """Turn an exclusive grant into a shared one; the token stays, waiting readers may enter.
+
+    The outcome is a Granted of mode SHARED with the old token and deadline."""
 
     name: str
     owner: str
     token: FencingToken
 
 
-class Release(_Keyed, tag="r"):
+class Release(_Keyed, frozen=True, tag="r"):
     """End a grant. `force` (an administrator's call) ends it whoever holds it with that token;
     with `force`, owner "" and token 0 every grant of the lock ends."""
 
@@ -84,7 +86,7 @@ class Release(_Keyed, tag="r"):
     force: bool = False
 
 
-class Renew(_Command, tag="n"):
+class Renew(_Command, frozen=True, tag="n"):
     """Set the deadline of a grant to stamp + ttl_ms. Idempotent, so it needs no key."""
 
     name: str
@@ -93,26 +95,26 @@ class Renew(_Command, tag="n"):
     ttl_ms: int
 
 
-class OpenSession(_Keyed, tag="o"):
+class OpenSession(_Keyed, frozen=True, tag="o"):
     """Open a session under the id given (minted by the node that took the request)."""
 
     session: SessionId
     ttl_ms: int
 
 
-class KeepAlive(_Command, tag="k"):
+class KeepAlive(_Command, frozen=True, tag="k"):
     """Set the deadline of each session to stamp + its ttl."""
 
     sessions: tuple[SessionId, ...]
 
 
-class CloseSession(_Keyed, tag="c"):
+class CloseSession(_Keyed, frozen=True, tag="c"):
     """End a session, its grants and its waits."""
 
     session: SessionId
 
 
-class Cancel(_Command, tag="x"):
+class Cancel(_Command, frozen=True, tag="x"):
     """The connection of an attempt is gone: remove the waiting request if that is still its
     latest attempt. Never ends a grant."""
 
@@ -143,7 +145,7 @@ class ExpiredWait(msgspec.Struct, frozen=True, array_like=True, gc=False):
     deadline_ms: int
 
 
-class Expire(_Command, tag="e"):
+class Expire(_Command, frozen=True, tag="e"):
     """End what is still exactly as named: a renewal in between makes an item a no-op."""
 
     grants: tuple[ExpiredGrant, ...] = ()
@@ -182,7 +184,7 @@ class Grant(msgspec.Struct, frozen=True, array_like=True, gc=False):
     token: FencingToken
 
 
-class Granted(_Outcome, tag="G"):
+class Granted(_Outcome, frozen=True, tag="G"):
     """All locks of the request are held until `deadline_ms` (of the grant, or of its session)."""
 
     owner: str
@@ -191,20 +193,23 @@ class Granted(_Outcome, tag="G"):
     deadline_ms: int
 
 
-class Waiting(_Outcome, tag="W"):
+class Waiting(_Outcome, frozen=True, tag="W"):
     """The request is queued; this attach of it is number `attempt` (1 for the first)."""
 
     attempt: int
 
 
-class Done(_Outcome, tag="D"):
+class Done(_Outcome, frozen=True, tag="D"):
     """Released, closed, cancelled, kept alive or expired; `deadline_ms` where a lease was set.
 
-    For KeepAlive, `missing` names the sessions that no longer exist.
+    For KeepAlive, `deadline_ms` is the earliest one set and `missing` names the sessions that no
+    longer exist. For OpenSession, `session` is the session that is open under this key: a retry
+    through another node minted an id of its own, which was not used.
     """
 
     deadline_ms: int = 0
     missing: tuple[SessionId, ...] = ()
+    session: SessionId | None = None
 
 
 class RefusalCode(IntEnum):
@@ -225,7 +230,7 @@ class RefusalCode(IntEnum):
     SESSION_EXISTS = 12
 
 
-class Refused(_Outcome, tag="R"):
+class Refused(_Outcome, frozen=True, tag="R"):
     """Nothing changed (but a wait that timed out or was cancelled has left the queue)."""
 
     code: RefusalCode
