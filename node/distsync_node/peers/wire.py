@@ -26,17 +26,17 @@ class _Struct(msgspec.Struct, frozen=True, array_like=True, tag=True, gc=False):
     pass
 
 
-class CommandCall(_Struct):
+class CommandCall(_Struct, frozen=True):
     """Run a lock command."""
 
     command: LockCommand
 
 
-class ReadIndexCall(_Struct):
+class ReadIndexCall(_Struct, frozen=True):
     """Confirm a read index."""
 
 
-class MembershipCall(_Struct):
+class MembershipCall(_Struct, frozen=True):
     """Change the membership."""
 
     operation: ConfigOperation
@@ -44,17 +44,17 @@ class MembershipCall(_Struct):
     expected_config_index: LogIndex | None
 
 
-class TransferCall(_Struct):
+class TransferCall(_Struct, frozen=True):
     """Hand leadership over."""
 
     target: MemberId | None
 
 
-class IdentityCall(_Struct):
+class IdentityCall(_Struct, frozen=True):
     """Who are you? Answered whoever it is meant for."""
 
 
-class BootstrapCall(_Struct):
+class BootstrapCall(_Struct, frozen=True):
     """Create the cluster on this member (idempotent)."""
 
     cluster_id: str
@@ -74,26 +74,26 @@ class CallRequest(msgspec.Struct, frozen=True, array_like=True, gc=False):
     call: Call
 
 
-class OutcomeReply(_Struct):
+class OutcomeReply(_Struct, frozen=True):
     """The final outcome of a command and what is left of its lease."""
 
     outcome: Outcome
     remaining_ms: int
 
 
-class ReadIndexReply(_Struct):
+class ReadIndexReply(_Struct, frozen=True):
     """A read is linearizable at this index."""
 
     index: LogIndex
 
 
-class ConfigurationReply(_Struct):
+class ConfigurationReply(_Struct, frozen=True):
     """The configuration after the change."""
 
     configuration: Configuration
 
 
-class IdentityReply(_Struct):
+class IdentityReply(_Struct, frozen=True):
     """Who answers: `known_ids` are the members of its cluster, `leader` whom it follows."""
 
     member: Member
@@ -103,7 +103,7 @@ class IdentityReply(_Struct):
     leader: Member | None
 
 
-class RejectedReply(_Struct):
+class RejectedReply(_Struct, frozen=True):
     """Nothing came of it here."""
 
     reason: RejectReason

@@ -201,6 +201,29 @@ class Wake:
     now_ms: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerMessages:
+    """Messages of another member, whose envelope or answer was judged before."""
+
+    now_ms: int
+    sender: MemberId
+    messages: tuple[PeerMessage, ...]
+
+
+ParticipantEvent: TypeAlias = (
+    Submit
+    | Flush
+    | StoragePersisted
+    | PeerMessages
+    | Wake
+    | SubmitRead
+    | AwaitApplied
+    | Disconnect
+    | ChangeMembership
+    | Transfer
+    | DiskFullChanged
+)
+
 ReplicaEvent: TypeAlias = (
     ReceiveEnvelope
     | ReceiveAnswer

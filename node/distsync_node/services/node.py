@@ -289,20 +289,21 @@ class NodeService:
         """Answer another node's call as the leader, or say that this is not the leader."""
         runtime = self.runtime
         replica = runtime.replica
-        if isinstance(request.call, IdentityCall):
+        call = request.call
+        if isinstance(call, IdentityCall):
             return self._identity(replica)
         if request.to != replica.member_id:
             return RejectedReply(RejectReason.NOT_LISTED, None)
-        if isinstance(request.call, BootstrapCall):
-            return await self._bootstrap_here(runtime, request.call)
+        if isinstance(call, BootstrapCall):
+            return await self._bootstrap_here(runtime, call)
         if request.cluster_id != replica.cluster_id:
             return RejectedReply(RejectReason.NOT_LEADER, None)
-        match request.call:
+        match call:
             case CommandCall(command=command):
                 final = await runtime.run(command, on_parked)
             case ReadIndexCall():
                 final = await runtime.ask(lambda ref: SubmitRead(now_ms=boottime_ms(), ref=ref))
-            case MembershipCall() as call:
+            case MembershipCall():
                 final = await self._change_here(runtime, call)
             case TransferCall(target=target):
                 if not replica.is_ready_leader:

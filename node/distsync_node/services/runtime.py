@@ -301,7 +301,7 @@ class Runtime:
 
     def _disk_full(self, full: bool) -> None:
         if full:
-            logger.error("the disk of %s is full: writes wait", self._storage.path)
+            logger.error("the disk is full: writes wait until there is room")
         else:
             logger.warning("the disk has room again")
         self.step(DiskFullChanged(now_ms=boottime_ms(), full=full))

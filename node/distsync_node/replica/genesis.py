@@ -1,0 +1,61 @@
+"""The first snapshot of a member: a cluster's genesis, or the blank start of one that joins."""
+
+from __future__ import annotations
+
+import msgspec
+
+from distsync_node.locks.machine import LockMachine
+from distsync_node.raft.types import (
+    Configuration,
+    LogIndex,
+    Member,
+    Snapshot,
+    SnapshotMeta,
+    Term,
+)
+from distsync_node.replica.policy import wanted_voters
+from distsync_node.replica.types import ReplicaState
+
+MAX_VOTERS = 7
+
+
+def genesis_snapshot(cluster_id: str, members: tuple[Member, ...], version: int) -> Snapshot:
+    """Return the first snapshot of a cluster: the same bytes on every member of the list."""
+    voters = wanted_voters(len(members), MAX_VOTERS)
+    listed = tuple(
+        msgspec.structs.replace(member, voter=position < voters)
+        for position, member in enumerate(members)
+    )
+    configuration = Configuration(
+        index=LogIndex(1), members=tuple(sorted(listed, key=lambda member: member.id))
+    )
+    return _first_snapshot(cluster_id, LogIndex(1), Term(1), version, configuration, members)
+
+
+def _first_snapshot(
+    cluster_id: str,
+    index: LogIndex,
+    term: Term,
+    version: int,
+    configuration: Configuration,
+    genesis: tuple[Member, ...],
+) -> Snapshot:
+    return Snapshot(
+        meta=SnapshotMeta(
+            cluster_id=cluster_id,
+            index=index,
+            term=term,
+            stamp_ms=0,
+            cluster_version=version,
+            configuration=configuration,
+        ),
+        data=msgspec.msgpack.encode(
+            ReplicaState(machine=LockMachine().snapshot(), genesis=genesis)
+        ),
+    )
+
+
+def blank_snapshot(cluster_id: str, version: int) -> Snapshot:
+    """Return the start of a member that a cluster knows and that has nothing yet."""
+    blank = Configuration(index=LogIndex(0), members=())
+    return _first_snapshot(cluster_id, LogIndex(0), Term(0), version, blank, genesis=())
