@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine
-from typing import Literal
+from typing import Literal, assert_never
 
 import msgspec
 
@@ -310,6 +310,8 @@ class NodeService:
                     return RejectedReply(RejectReason.NOT_LEADER, replica.leader)
                 runtime.step(Transfer(now_ms=boottime_ms(), target=target))
                 return ConfigurationReply(replica.configuration)
+            case _:
+                assert_never(call)
         match final:
             case Reply():
                 return OutcomeReply(final.outcome, final.remaining_ms)
