@@ -36,7 +36,12 @@ def lock_directory(filesystem: FileSystem, path: Path) -> int:
         StartupError: when another node holds it.
         OSError: when it cannot be used.
     """
-    filesystem.make_directory(path)
+    try:
+        filesystem.make_directory(path)
+    except (FileExistsError, NotADirectoryError):
+        raise StartupError(
+            f"data directory {path} is not a directory: name another place with --data-dir"
+        ) from None
     try:
         return filesystem.lock(path / LOCK_NAME)
     except BlockingIOError:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from zlib import crc32
 
@@ -32,14 +33,23 @@ _HEADER = struct.Struct("<8sIIQIII")
 _WRITE_BYTES = 1 << 20
 
 
-class SnapshotHead(msgspec.Struct, frozen=True, array_like=True):
-    """The metadata block; `hard_state` is set while there is no segment."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredSnapshot:
+    """A snapshot file's content; `hard_state` is set while there is no segment."""
+
+    snapshot: Snapshot
+    hard_state: HardState | None
+    size_bytes: int
+
+
+class _Head(msgspec.Struct, frozen=True, array_like=True):
+    """The metadata block."""
 
     meta: SnapshotMeta
     hard_state: HardState | None
 
 
-_decoder = msgspec.msgpack.Decoder(SnapshotHead)
+_decoder = msgspec.msgpack.Decoder(_Head)
 _encoder = msgspec.msgpack.Encoder()
 
 
@@ -58,7 +68,7 @@ def write_snapshot(
     filesystem: FileSystem, directory: Path, snapshot: Snapshot, hard_state: HardState | None = None
 ) -> int:
     """Make the snapshot durable under its name and return the file's size in bytes."""
-    head = _encoder.encode(SnapshotHead(snapshot.meta, hard_state))
+    head = _encoder.encode(_Head(snapshot.meta, hard_state))
     data = snapshot.data
     header = _HEADER.pack(_MAGIC, _VERSION, len(head), len(data), crc32(head), crc32(data), 0)
     header = header[:-4] + struct.pack("<I", crc32(header[:-4]))
@@ -69,7 +79,7 @@ def write_snapshot(
     return len(header) + len(head) + len(data)
 
 
-def read_snapshot(filesystem: FileSystem, path: Path) -> tuple[Snapshot, HardState | None]:
+def read_snapshot(filesystem: FileSystem, path: Path) -> StoredSnapshot:
     """Read a snapshot back.
 
     Raises:
@@ -102,7 +112,11 @@ def read_snapshot(filesystem: FileSystem, path: Path) -> tuple[Snapshot, HardSta
         decoded = _decoder.decode(head)
     except msgspec.DecodeError as error:
         raise DamageError(_HEADER.size, f"snapshot metadata cannot be read ({error})") from error
-    return Snapshot(decoded.meta, data), decoded.hard_state
+    return StoredSnapshot(
+        snapshot=Snapshot(decoded.meta, data),
+        hard_state=decoded.hard_state,
+        size_bytes=len(content),
+    )
 
 
 def write_whole(filesystem: FileSystem, path: Path, parts: Iterable[bytes | memoryview]) -> None:

@@ -57,6 +57,7 @@ from distsync_node.storage.log import (
 from distsync_node.storage.records import DamageError
 from distsync_node.storage.snapshots import (
     TEMPORARY_SUFFIX,
+    StoredSnapshot,
     read_snapshot,
     snapshot_index,
     snapshot_name,
@@ -65,6 +66,7 @@ from distsync_node.storage.snapshots import (
 )
 
 _NO_INDEX = LogIndex(0)
+_FIRST_INDEX = LogIndex(1)
 
 
 class Storage:
@@ -138,7 +140,8 @@ class Storage:
             if numbers:
                 raise self._damaged("snapshot", "is missing while log segments are there")
             return None
-        snapshot, snapshot_hard_state = self._read_snapshot(indexes[-1])
+        stored = self._read_snapshot(indexes[-1])
+        snapshot, snapshot_hard_state = stored.snapshot, stored.hard_state
         if not numbers and snapshot_hard_state is None:
             raise self._damaged("log", f"is missing beside {snapshot_name(indexes[-1])}")
         try:
@@ -158,8 +161,7 @@ class Storage:
         self._hard_state = hard_state
         self._last_index = entries[-1].index if entries else snapshot.meta.index
         for index in indexes[:-1]:
-            filesystem_path = self._directory / snapshot_name(index)
-            self._filesystem.unlink(filesystem_path)
+            self._filesystem.unlink(self._directory / snapshot_name(index))
         return RecoveredState(
             member_id=self.member_id,
             hard_state=hard_state,
@@ -167,17 +169,18 @@ class Storage:
             entries=tuple(entries),
         )
 
-    def _read_snapshot(self, index: LogIndex) -> tuple[Snapshot, HardState | None]:
+    def _read_snapshot(self, index: LogIndex) -> StoredSnapshot:
         name = snapshot_name(index)
         try:
-            snapshot, hard_state = read_snapshot(self._filesystem, self._directory / name)
-            if snapshot.meta.index != index:
-                raise DamageError(0, f"snapshot of index {snapshot.meta.index} has another's name")
+            stored = read_snapshot(self._filesystem, self._directory / name)
+            found = stored.snapshot.meta.index
+            if found != index:
+                raise DamageError(0, f"snapshot of index {found} is under another's name, noticed")
         except DamageError as damage:
             raise self._damaged(name, str(damage)) from damage
         self._snapshot_index = index
-        self._snapshot_bytes = len(snapshot.data)
-        return snapshot, hard_state
+        self._snapshot_bytes = stored.size_bytes
+        return stored
 
     def _reconcile(self, snapshot: Snapshot, entries: list[Entry]) -> list[Entry]:
         """Return the entries that go with the snapshot: all, or none if it supersedes them."""
@@ -280,8 +283,8 @@ class Storage:
                 index = snapshot_index(name)
                 if index is not None and index < self._snapshot_index:
                     self._filesystem.unlink(self._directory / name)
-            wanted = keep_from or self._snapshot_index
-            self._log.delete_below(min(wanted, LogIndex(self._snapshot_index + 1)))
+            wanted = min(keep_from, LogIndex(self._snapshot_index + 1))
+            self._log.delete_below(max(wanted, _FIRST_INDEX))  # a discarded segment has index 0
         except OSError as error:
             if not is_disk_full(error):
                 raise
