@@ -21,8 +21,14 @@ import uvicorn
 import uvloop
 
 from distsync_node.api.app import build_peer_app, build_public_app
+from distsync_node.api.gateway import Gateway
 from distsync_node.api.options import ApiOptions
-from distsync_node.errors import ConfigConflict, DistSyncError, StartupError
+from distsync_node.errors import (
+    ConfigConflict,
+    DistSyncError,
+    InvariantViolation,
+    StartupError,
+)
 from distsync_node.logs import configure_logging
 from distsync_node.peers.client import PeerClient
 from distsync_node.peers.endpoints import PeerEndpoints
@@ -45,7 +51,7 @@ GC_THRESHOLDS = (50_000, 20, 50)
 
 def run(settings: Settings) -> int:
     """Run a node until it is told to stop; return the exit code."""
-    configure_logging(settings.log_level)
+    configure_logging(level=settings.log_level, node=settings.name)
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
     try:
         return uvloop.run(_Program(settings).run())
@@ -78,10 +84,25 @@ class _Program:
         async with PeerClient(settings.secret, settings.name) as client:
             node = _Node(settings, client)
             options = ApiOptions(access_log=settings.access_log)
-            servers = [
-                _server(build_public_app(node, options)),
-                _server(build_peer_app(node, settings.secret, PeerEndpoints(node).handlers())),
-            ]
+            gateways = (
+                build_public_app(
+                    node,
+                    node_name=settings.name,
+                    options=options,
+                    on_invariant_violation=self._broken,
+                ),
+                build_peer_app(
+                    node,
+                    settings.secret,
+                    PeerEndpoints(node).handlers(),
+                    node_name=settings.name,
+                    peer_url=settings.advertised_peer_url,
+                    client_url=settings.advertised_client_url,
+                    options=options,
+                    on_invariant_violation=self._broken,
+                ),
+            )
+            servers = [_server(gateway) for gateway in gateways]
             serving = [
                 asyncio.create_task(server.serve(sockets=[listener]))
                 for server, listener in zip(servers, (public, peer), strict=True)
@@ -89,7 +110,7 @@ class _Program:
             try:
                 await self._serve(node, client)
             finally:
-                await _close(node, servers, serving)
+                await _close(node, gateways, servers, serving)
         return self._exit_code
 
     async def _serve(self, node: _Node, client: PeerClient) -> None:
@@ -127,6 +148,10 @@ class _Program:
                 await runtime.close()
         finally:
             storage.close()
+
+    def _broken(self, violation: InvariantViolation) -> None:
+        logger.critical("a promise of the code is broken", exc_info=violation)
+        self._stopped_by_itself(str(violation))
 
     def _stopped_by_itself(self, _reason: str) -> None:
         self._exit_code = 3
@@ -180,10 +205,10 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _server(app: object) -> _Server:
+def _server(app: Gateway) -> _Server:
     return _Server(
         uvicorn.Config(
-            app,  # type: ignore[arg-type]
+            app,
             loop="none",
             http="httptools",
             ws="none",
@@ -199,8 +224,15 @@ def _server(app: object) -> _Server:
     )
 
 
-async def _close(node: _Node, servers: list[_Server], serving: list[asyncio.Task[None]]) -> None:
+async def _close(
+    node: _Node,
+    gateways: tuple[Gateway, Gateway],
+    servers: list[_Server],
+    serving: list[asyncio.Task[None]],
+) -> None:
     await node.close()
+    for gateway in gateways:
+        gateway.close()
     for server in servers:
         server.should_exit = True
     await asyncio.gather(*serving, return_exceptions=True)
