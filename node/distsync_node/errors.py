@@ -2,19 +2,25 @@
 
     DistSyncError                      code, status, retriable
       BadRequest                 422   a field is wrong; names it
+        MalformedBody            400
         PayloadTooLarge          413
+        PathTooLong              414
+        UnsupportedMediaType     415
         RequestIdReused          422
+        HeadersTooLarge          431
+      Unauthorized               401   peer port without the shared secret
       NotFound                   404
         SessionNotFound          404
+      MethodNotAllowed           405
+      RequestTimeout             408   the request itself did not arrive in time
       Conflict                   409
-        LockHeld, WaitTimeout, Deadlock, LockLost, LimitMismatch, NotHolder,
-        ConfigConflict, ClusterMismatch, AlreadyBootstrapped
+        LockHeld, WaitTimeout, Cancelled, Deadlock, LockLost, LimitMismatch, NotHolder,
+        SessionExists, ConfigConflict, ClusterMismatch, AlreadyBootstrapped
       LimitReached               429
       Unavailable                503   nothing was done; may be retried as it is
         NoLeader, Uninitialised, MemberRemoved, ShuttingDown
       OutcomeUnknown             504   may have been done; retry only with the same request id
       DiskFull                   507   nothing was done
-      Unauthorized               401   peer port without the shared secret
     StartupError                       one clear line and exit code 2
     StorageFailed                      the disk failed under a running node: the node stops
     InvariantViolation                 a bug: the node stops
@@ -47,11 +53,39 @@ class BadRequest(DistSyncError):
     status = 422
 
 
+class MalformedBody(BadRequest):
+    """The body is not JSON."""
+
+    code = "malformed_body"
+    status = 400
+
+
 class PayloadTooLarge(BadRequest):
     """The body is larger than the limit."""
 
     code = "payload_too_large"
     status = 413
+
+
+class PathTooLong(BadRequest):
+    """The path and query are longer than the limit."""
+
+    code = "path_too_long"
+    status = 414
+
+
+class UnsupportedMediaType(BadRequest):
+    """The body is said to be something else than JSON in UTF-8."""
+
+    code = "unsupported_media_type"
+    status = 415
+
+
+class HeadersTooLarge(BadRequest):
+    """The headers are larger than the limit."""
+
+    code = "headers_too_large"
+    status = 431
 
 
 class RequestIdReused(BadRequest):
@@ -73,6 +107,21 @@ class SessionNotFound(NotFound):
     code = "session_not_found"
 
 
+class MethodNotAllowed(DistSyncError):
+    """The path exists, but not with this method; `allow` lists those it has."""
+
+    code = "method_not_allowed"
+    status = 405
+
+
+class RequestTimeout(DistSyncError):
+    """The request did not arrive in time; nothing was done."""
+
+    code = "request_timeout"
+    status = 408
+    retriable = True
+
+
 class Conflict(DistSyncError):
     """The state of things does not allow it."""
 
@@ -90,6 +139,12 @@ class WaitTimeout(Conflict):
     """Not available within wait_ms."""
 
     code = "wait_timeout"
+
+
+class Cancelled(Conflict):
+    """The wait was cancelled: another attempt of the same request gave it up."""
+
+    code = "cancelled"
 
 
 class Deadlock(Conflict):

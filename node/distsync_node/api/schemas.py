@@ -50,7 +50,7 @@ class _Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     pass
 
 
-class AcquireRequest(_Request):
+class AcquireRequest(_Request, frozen=True):
     """POST /lock/acquire"""
 
     name: Name
@@ -63,11 +63,12 @@ class AcquireRequest(_Request):
     request_id: RequestId | None = None
 
 
-class AcquireManyRequest(_Request):
+class AcquireManyRequest(_Request, frozen=True):
     """POST /lock/acquire_many"""
 
     names: Annotated[
-        list[Name], Meta(min_length=1, max_length=64, description="Distinct names, taken in one step")
+        list[Name],
+        Meta(min_length=1, max_length=64, description="Distinct names, taken in one step"),
     ]
     owner: Owner
     mode: Mode = "exclusive"
@@ -77,7 +78,7 @@ class AcquireManyRequest(_Request):
     request_id: RequestId | None = None
 
 
-class UpgradeRequest(_Request):
+class UpgradeRequest(_Request, frozen=True):
     """POST /lock/upgrade"""
 
     name: Name
@@ -87,7 +88,7 @@ class UpgradeRequest(_Request):
     request_id: RequestId | None = None
 
 
-class DowngradeRequest(_Request):
+class DowngradeRequest(_Request, frozen=True):
     """POST /lock/downgrade"""
 
     name: Name
@@ -96,7 +97,7 @@ class DowngradeRequest(_Request):
     request_id: RequestId | None = None
 
 
-class ReleaseRequest(_Request):
+class ReleaseRequest(_Request, frozen=True):
     """POST /lock/release"""
 
     name: Name
@@ -105,7 +106,7 @@ class ReleaseRequest(_Request):
     request_id: RequestId | None = None
 
 
-class RenewRequest(_Request):
+class RenewRequest(_Request, frozen=True):
     """POST /lock/renew"""
 
     name: Name
@@ -114,20 +115,20 @@ class RenewRequest(_Request):
     ttl_ms: TtlMs = 10_000
 
 
-class SessionRequest(_Request):
+class SessionRequest(_Request, frozen=True):
     """POST /session"""
 
     ttl_ms: TtlMs = 10_000
     request_id: RequestId | None = None
 
 
-class KeepAliveRequest(_Request):
+class KeepAliveRequest(_Request, frozen=True):
     """POST /session/keepalive"""
 
     session: SessionName
 
 
-class CloseSessionRequest(_Request):
+class CloseSessionRequest(_Request, frozen=True):
     """POST /session/close"""
 
     session: SessionName
@@ -138,7 +139,7 @@ class _Response(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     pass
 
 
-class GrantResponse(_Response):
+class GrantResponse(_Response, frozen=True):
     """A held lock. `expires_in_ms` counts from the leader's answer; count it from your sending."""
 
     name: str
@@ -148,14 +149,14 @@ class GrantResponse(_Response):
     expires_in_ms: int
 
 
-class NamedToken(_Response):
+class NamedToken(_Response, frozen=True):
     """One lock of a grant of several."""
 
     name: str
     token: int
 
 
-class ManyGrantResponse(_Response):
+class ManyGrantResponse(_Response, frozen=True):
     """Several locks, granted in one step."""
 
     owner: str
@@ -164,13 +165,13 @@ class ManyGrantResponse(_Response):
     expires_in_ms: int
 
 
-class ReleasedResponse(_Response):
+class ReleasedResponse(_Response, frozen=True):
     """The grant has ended."""
 
     released: bool = True
 
 
-class RenewedResponse(_Response):
+class RenewedResponse(_Response, frozen=True):
     """The grant lives on."""
 
     name: str
@@ -179,20 +180,20 @@ class RenewedResponse(_Response):
     expires_in_ms: int
 
 
-class SessionResponse(_Response):
+class SessionResponse(_Response, frozen=True):
     """An open session."""
 
     session: str
     expires_in_ms: int
 
 
-class ClosedResponse(_Response):
+class ClosedResponse(_Response, frozen=True):
     """The session and its grants have ended."""
 
     closed: bool = True
 
 
-class HolderView(_Response):
+class HolderView(_Response, frozen=True):
     """One grant of a lock."""
 
     owner: str
@@ -202,17 +203,21 @@ class HolderView(_Response):
     session: str | None = None
 
 
-class WaiterView(_Response):
+class WaiterView(_Response, frozen=True):
     """One waiting request; position 0 is next."""
 
     owner: str
     mode: Mode
     position: int
     gives_up_in_ms: int
+    upgrade: bool = False
 
 
-class LockResponse(_Response):
-    """GET /lock/{name}; a free lock has no holders and no waiters. `token` is the newest holder's."""
+class LockResponse(_Response, frozen=True):
+    """GET /lock/{name}; a free lock has no holders and no waiters. `token` is the newest holder's.
+
+    The lists show the first 1,000 (in lists of locks the first 100); the counts count all.
+    """
 
     name: str
     mode: Mode | None
@@ -221,16 +226,29 @@ class LockResponse(_Response):
     holders: list[HolderView]
     waiters: list[WaiterView]
     waiter_count: int
+    holder_count: int
 
 
-class LocksResponse(_Response):
+class LocksQuery(_Request, frozen=True):
+    """GET /locks: which of the locks that are held or waited for."""
+
+    prefix: Annotated[
+        str, Meta(max_length=MAX_NAME_BYTES, description="Only names that begin with this")
+    ] = ""
+    after: Annotated[
+        str, Meta(max_length=MAX_NAME_BYTES, description="Only names after this one")
+    ] = ""
+    limit: Annotated[int, Meta(ge=1, le=1_000, description="At most so many")] = 100
+
+
+class LocksResponse(_Response, frozen=True):
     """GET /locks?prefix=&after=&limit=; `next` is the value of `after` for the next page."""
 
     locks: list[LockResponse]
     next: str | None
 
 
-class MemberResponse(_Response):
+class MemberResponse(_Response, frozen=True):
     """A member of the cluster as this node sees it; the last three are known at the leader only."""
 
     id: str
@@ -244,7 +262,7 @@ class MemberResponse(_Response):
     last_contact_ms: int | None = None
 
 
-class StatusResponse(_Response):
+class StatusResponse(_Response, frozen=True):
     """GET /cluster/status. Served from this node's own view, without asking others."""
 
     node: str
@@ -268,8 +286,25 @@ class StatusResponse(_Response):
     sessions: int
 
 
-class Problem(_Response):
-    """application/problem+json (RFC 9457). `field` names what was wrong with a request."""
+class HealthResponse(_Response, frozen=True):
+    """The process answers."""
+
+    status: Literal["ok"] = "ok"
+
+
+class ReadyResponse(_Response, frozen=True):
+    """The node serves."""
+
+    status: Literal["ready"] = "ready"
+
+
+class Problem(_Response, omit_defaults=True, frozen=True):
+    """application/problem+json (RFC 9457); members without a value are left out.
+
+    `code` is what programs look at. `retriable`: the same request may be sent again; after 504 only
+    with the `request_id` given here. `field` names what was wrong with a request, `limit` which
+    limit was reached, `cycle` the owners of a deadlock, `leader` where clients reach the leader.
+    """
 
     type: str
     title: str
@@ -287,45 +322,67 @@ class Problem(_Response):
 # --- Peer port: operator and administrator calls ----------------------------------------------
 
 
-class BootstrapMember(_Request):
+ConfigIndex = Annotated[
+    int,
+    Meta(
+        ge=0, le=MAX_SAFE_INTEGER, description="Refuse unless this is the index of the membership"
+    ),
+]
+MemberIdText = Annotated[str, Meta(min_length=1, max_length=64, description="Id of a member")]
+
+
+class BootstrapMember(_Request, frozen=True):
     """One member of the first configuration."""
 
-    id: Annotated[str, Meta(min_length=1, max_length=64)]
+    id: MemberIdText
     name: Annotated[str, Meta(min_length=1, max_length=253)]
     peer_url: Annotated[str, Meta(min_length=1, max_length=512)]
     client_url: Annotated[str, Meta(max_length=512)] = ""
 
 
-class BootstrapRequest(_Request):
+class BootstrapRequest(_Request, frozen=True):
     """POST /cluster/bootstrap (idempotent)."""
 
     cluster_id: Annotated[str, Meta(min_length=1, max_length=64)]
     members: Annotated[list[BootstrapMember], Meta(min_length=1, max_length=9)]
 
 
-class AddMemberRequest(_Request):
+class AddMemberRequest(_Request, frozen=True):
     """POST /cluster/members: add a learner."""
 
-    id: Annotated[str, Meta(min_length=1, max_length=64)]
+    id: MemberIdText
     name: Annotated[str, Meta(min_length=1, max_length=253)]
     peer_url: Annotated[str, Meta(min_length=1, max_length=512)]
     client_url: Annotated[str, Meta(max_length=512)] = ""
-    expected_config_index: Annotated[int, Meta(ge=0)] | None = None
+    expected_config_index: ConfigIndex | None = None
 
 
-class ChangeMemberRequest(_Request):
-    """POST /cluster/members/{id}/promote and /demote."""
+class ChangeMemberRequest(_Request, frozen=True):
+    """POST /cluster/members/{id}/promote and /demote; DELETE takes it as a parameter."""
 
-    expected_config_index: Annotated[int, Meta(ge=0)] | None = None
+    expected_config_index: ConfigIndex | None = None
 
 
-class TransferRequest(_Request):
+class TransferRequest(_Request, frozen=True):
     """POST /cluster/transfer: to that member id, or to the most advanced voter."""
 
-    target: str | None = None
+    target: MemberIdText | None = None
 
 
-class ForceReleaseRequest(_Request):
+class TransferResponse(_Response, frozen=True):
+    """The member that leads now, by name and by id."""
+
+    leader: str
+    member_id: str
+
+
+class ArchiveResponse(_Response, frozen=True):
+    """Where the removed member's data went, on the node's own disk."""
+
+    archived_to: str
+
+
+class ForceReleaseRequest(_Request, frozen=True):
     """POST /lock/force_release: an administrator ends a grant (or all of them without owner)."""
 
     name: Name
@@ -334,14 +391,14 @@ class ForceReleaseRequest(_Request):
     request_id: RequestId | None = None
 
 
-class ConfigurationResponse(_Response):
+class ConfigurationResponse(_Response, frozen=True):
     """The answer to a membership call."""
 
     config_index: int
     members: list[MemberResponse]
 
 
-class IdentityResponse(_Response):
+class IdentityResponse(_Response, frozen=True):
     """GET /cluster/identity: who listens here."""
 
     member_id: str

@@ -1,0 +1,225 @@
+"""The OpenAPI 3.1 document, from the structs that decode the requests and encode the answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+
+from distsync_node import __version__, errors
+from distsync_node.api.operations import Operation
+from distsync_node.api.problems import PROBLEM_TYPE, problem_of
+from distsync_node.api.schemas import MAX_BODY_BYTES, Problem
+from distsync_node.errors import DistSyncError
+
+_REFERENCE = "#/components/schemas/{name}"
+_PROBLEM_TYPE = PROBLEM_TYPE.decode()
+
+# One example of each error, made the way the node makes them.
+_SAMPLES: tuple[DistSyncError, ...] = (
+    errors.BadRequest("ttl_ms: Expected `int` >= 100", field="ttl_ms"),
+    errors.MalformedBody("the body is not JSON: Input data was truncated"),
+    errors.PayloadTooLarge(f"the body is larger than {MAX_BODY_BYTES} bytes"),
+    errors.PathTooLong("the path and query are longer than 8192 bytes"),
+    errors.UnsupportedMediaType("send the body as `Content-Type: application/json`"),
+    errors.HeadersTooLarge("more than 32768 bytes of headers"),
+    errors.RequestIdReused(
+        "request_id: came before with another body; each request needs its own",
+        field="request_id",
+    ),
+    errors.Unauthorized("send `Authorization: Bearer` with the shared secret"),
+    errors.SessionNotFound("the session was closed, has expired or never was"),
+    errors.RequestTimeout("the body did not arrive in time"),
+    errors.LockHeld("lock 'orders/42' is not available; use wait_ms to wait for it"),
+    errors.WaitTimeout("lock 'orders/42' did not become available within wait_ms"),
+    errors.Cancelled("the wait was cancelled: its client has gone away"),
+    errors.Deadlock(
+        "to wait for lock 'a' would close the cycle worker-7 -> worker-9 -> worker-7",
+        cycle=["worker-7", "worker-9"],
+    ),
+    errors.LockLost("this request was granted before, and that grant has ended"),
+    errors.LimitMismatch("lock 'gpu-pool' has another limit, fixed by its first holder"),
+    errors.NotHolder("owner and token name no current grant of lock 'orders/42'"),
+    errors.SessionExists("a session of that request_id is open"),
+    errors.ConfigConflict("the membership is not what was expected, or a change is under way"),
+    errors.ClusterMismatch("this member belongs to another cluster"),
+    errors.AlreadyBootstrapped("this node belongs to another cluster"),
+    errors.LimitReached("too many requests at once on this node", limit="requests"),
+    errors.NoLeader("no leader answered in time; nothing was proposed"),
+    errors.Uninitialised("this node belongs to no cluster yet"),
+    errors.MemberRemoved("this node was removed from its cluster"),
+    errors.ShuttingDown("this node is draining"),
+    errors.OutcomeUnknown("no outcome in time; retry with the same request_id to learn it"),
+    errors.DiskFull("the disk of the leader is full; free space, or wait for another leader"),
+)
+_SAMPLE_OF = {type(sample): sample for sample in _SAMPLES}
+
+_HEADERS: dict[str, Any] = {
+    "Distsync-Leader": {
+        "description": "Where clients reach the leader, if one is known",
+        "schema": {"type": "string"},
+    },
+    "Distsync-Node": {
+        "description": "Name of the node that answered",
+        "schema": {"type": "string"},
+    },
+    "X-Request-Id": {
+        "description": "Names this request in the logs; your own if you sent one",
+        "schema": {"type": "string"},
+    },
+    "Retry-After": {
+        "description": "Try again after so many seconds",
+        "schema": {"type": "integer", "minimum": 0},
+    },
+}
+_CLIENT_HEADER: dict[str, Any] = {
+    "name": "Distsync-Client",
+    "in": "header",
+    "required": False,
+    "description": "Who retries: request ids are kept apart by it. At most 128 bytes.",
+    "schema": {"type": "string", "maxLength": 128, "pattern": "^[ -~]*$", "default": ""},
+    "example": "billing-5d9f",
+}
+
+
+def build_document(
+    operations: Iterable[Operation], *, title: str, description: str, has_secret: bool = False
+) -> dict[str, Any]:
+    """Return the document of these operations."""
+    listed = tuple(operations)
+    components: dict[str, Any] = {
+        "schemas": _schemas(listed),
+        "headers": _HEADERS,
+    }
+    document: dict[str, Any] = {
+        "openapi": "3.1.0",
+        "info": {"title": title, "version": __version__, "description": description},
+        "servers": [{"url": "/"}, {"url": "/v1", "description": "Alias of every path"}],
+        "paths": {},
+        "components": components,
+    }
+    if has_secret:
+        components["securitySchemes"] = {"secret": {"type": "http", "scheme": "bearer"}}
+        document["security"] = [{"secret": []}]
+    for operation in listed:
+        methods = document["paths"].setdefault(operation.path, {})
+        methods[operation.method.lower()] = _operation(operation)
+    return document
+
+
+def _structs(operations: tuple[Operation, ...]) -> list[Any]:
+    structs: list[Any] = [Problem]
+    for operation in operations:
+        for struct in (operation.request, operation.response):
+            if struct is not None and not isinstance(struct, str) and struct not in structs:
+                structs.append(struct)
+    return structs
+
+
+def _schemas(operations: tuple[Operation, ...]) -> dict[str, Any]:
+    structs = _structs(operations)
+    _, components = msgspec.json.schema_components(structs, ref_template=_REFERENCE)
+    return dict(sorted(components.items()))
+
+
+def _operation(operation: Operation) -> dict[str, Any]:
+    described: dict[str, Any] = {
+        "operationId": operation.id,
+        "tags": [operation.tag],
+        "summary": operation.summary,
+        "parameters": _parameters(operation),
+        "responses": {"200": _answer(operation), **_problems(operation.errors)},
+    }
+    if operation.description:
+        described["description"] = operation.description
+    if operation.request is not None:
+        described["requestBody"] = {
+            "required": not operation.is_body_optional,
+            "content": {
+                "application/json": {
+                    "schema": _reference(operation.request),
+                    "examples": _examples(operation.requests),
+                }
+            },
+        }
+    return described
+
+
+def _parameters(operation: Operation) -> list[dict[str, Any]]:
+    parameters = [_CLIENT_HEADER] if operation.request is not None else []
+    if operation.path_parameter is not None:
+        name, kind, example = operation.path_parameter
+        schema, _ = msgspec.json.schema_components([kind])
+        parameters.append(
+            {
+                "name": name,
+                "in": "path",
+                "required": True,
+                "description": "One percent-encoded segment: / is written %2F",
+                "schema": schema[0],
+                "example": example,
+            }
+        )
+    if operation.query is not None:
+        _, components = msgspec.json.schema_components([operation.query])
+        for name, schema in components[operation.query.__name__]["properties"].items():
+            parameters.append({"name": name, "in": "query", "required": False, "schema": schema})
+    return parameters
+
+
+def _answer(operation: Operation) -> dict[str, Any]:
+    if isinstance(operation.response, str):
+        media_type, schema = operation.response, {"type": "string"}
+    else:
+        media_type, schema = "application/json", _reference(operation.response)
+    return {
+        "description": "Done",
+        "headers": _header_references("Distsync-Leader", "Distsync-Node", "X-Request-Id"),
+        "content": {media_type: {"schema": schema, "examples": _examples(operation.answers)}},
+    }
+
+
+def _problems(kinds: tuple[type[DistSyncError], ...]) -> dict[str, Any]:
+    by_status: dict[int, list[type[DistSyncError]]] = {}
+    for kind in dict.fromkeys(kinds):
+        by_status.setdefault(kind.status, []).append(kind)
+    return {str(status): _problem(status, by_status[status]) for status in sorted(by_status)}
+
+
+def _problem(status: int, kinds: list[type[DistSyncError]]) -> dict[str, Any]:
+    headers = ["Distsync-Leader", "Distsync-Node", "X-Request-Id"]
+    if status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
+        headers.append("Retry-After")
+    return {
+        "description": "; ".join(f"`{kind.code}`: {_first_line(kind)}" for kind in kinds),
+        "headers": _header_references(*headers),
+        "content": {
+            _PROBLEM_TYPE: {
+                "schema": _reference(Problem),
+                "examples": {kind.code: {"value": _problem_example(kind)} for kind in kinds},
+            }
+        },
+    }
+
+
+def _problem_example(kind: type[DistSyncError]) -> Any:
+    problem = problem_of(_SAMPLE_OF[kind], request_id="5f0c2a", leader="http://10.0.0.11:8080")
+    return msgspec.to_builtins(problem)
+
+
+def _first_line(kind: type[DistSyncError]) -> str:
+    return (kind.__doc__ or "").strip().split("\n")[0]
+
+
+def _header_references(*names: str) -> dict[str, Any]:
+    return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
+
+
+def _reference(struct: type[msgspec.Struct]) -> dict[str, str]:
+    return {"$ref": _REFERENCE.format(name=struct.__name__)}
+
+
+def _examples(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: {"value": value} for name, value in values.items()}
