@@ -1,0 +1,194 @@
+"""Several locks taken in one step, all or none, so that their order cannot cause a deadlock.
+
+They stand on one session: theirs alone unless they are taken through one. So they are renewed by
+one call, lost together, and given back together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType, TracebackType
+
+from distsync.body import BodyGuard
+from distsync.core import Core, new_request_id
+from distsync.durations import Duration, to_milliseconds
+from distsync.errors import DistSyncError, LockHeld, LockLost, NotHolder
+from distsync.lease import Lease
+from distsync.locks import OnLost
+from distsync.models import AcquireManyBody, GrantBody
+from distsync.sessions import Session
+from distsync.waiting import Wait, in_pieces, until_of, wait_seconds
+
+__all__ = ["LockSet"]
+
+_log = logging.getLogger("distsync")
+
+
+class LockSet:
+    """Several locks of one owner; made by `AsyncClient.acquire_many` or `Session.acquire_many`."""
+
+    def __init__(
+        self,
+        core: Core,
+        names: Iterable[str],
+        *,
+        ttl: Duration = 10.0,
+        wait: Wait = None,
+        shared: bool = False,
+        owner: str | None = None,
+        on_lost: OnLost | None = None,
+        session: Session | None = None,
+    ) -> None:
+        """Users call `AsyncClient.acquire_many` instead."""
+        self.names = tuple(names)
+        self.shared = shared
+        self._core = core
+        self._ttl = ttl
+        self._wait = wait_seconds(wait)
+        self._fixed_owner = owner
+        self._on_lost = on_lost
+        self._given_session = session
+        self._guard = BodyGuard()
+        self._session: Session | None = None
+        self._lease: Lease | None = None
+        self._listener = 0
+        self._owner: str | None = owner
+        self._tokens: dict[str, int] = {}
+
+    @property
+    def owner(self) -> str | None:
+        """Who holds them."""
+        return self._owner
+
+    @property
+    def tokens(self) -> Mapping[str, int]:
+        """The fencing token of each lock by its name; the last ones after the grant ended."""
+        return MappingProxyType(self._tokens)
+
+    @property
+    def held(self) -> bool:
+        """Whether they are held, by the clock of this moment."""
+        return self._lease is not None and self._lease.is_live
+
+    def expires_in(self) -> float:
+        """Return for how many seconds they are held without another renewal."""
+        return 0.0 if self._lease is None else self._lease.remaining()
+
+    def check(self) -> None:
+        """Raise if they are not held any more; from any thread. See `Lock.check`."""
+        if self._lease is None:
+            raise NotHolder(f"{', '.join(self.names)}: not held")
+        self._lease.check()
+
+    async def acquire(self) -> LockSet:
+        """Acquire all of them; returns itself. Raises as `Lock.acquire`."""
+        if self._session is not None:
+            raise RuntimeError("these locks are in use; make another object for them")
+        self._owner = self._fixed_owner or self._core.owner()
+        session = self._given_session or Session(self._core, ttl=self._ttl)
+        self._session = session
+        try:
+            if self._given_session is None:
+                await session.open()
+            await self._obtain(session, self._owner)
+        except BaseException:
+            self._session = None
+            if self._given_session is None:
+                session.close_later()
+            raise
+        return self
+
+    async def try_acquire(self) -> bool:
+        """Acquire all of them if all are free now; returns whether they were."""
+        wait, self._wait = self._wait, 0.0
+        try:
+            await self.acquire()
+        except LockHeld:
+            return False
+        finally:
+            self._wait = wait
+        return True
+
+    async def release(self) -> None:
+        """Give all of them back. Raises as `Lock.release`."""
+        lease, session = self._let_go()
+        if lease is None or session is None:
+            raise NotHolder(f"{', '.join(self.names)}: not held")
+        lease.check()
+        await self._release(session)
+
+    async def __aenter__(self) -> LockSet:
+        await self.acquire()
+        self._guard.enter()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        lease, session = self._let_go()
+        loss = None if lease is None else lease.loss()
+        cancelled_by_us = await self._guard.leave(error)
+        if session is not None and loss is None:
+            try:
+                await self._release(session)
+            except NotHolder as failure:
+                loss = LockLost(f"the cluster ended it ({failure.detail})")
+            except DistSyncError as failure:
+                _log.warning("%s could not be released: %s", ", ".join(self.names), failure)
+        if loss is None:
+            return
+        if error is None or cancelled_by_us:
+            raise loss from error
+        if not isinstance(error, asyncio.CancelledError):
+            error.add_note(str(loss))
+
+    async def _obtain(self, session: Session, owner: str) -> None:
+        reply = await in_pieces(
+            self._core,
+            until_of(self._core, self._wait),
+            lambda wait: self._core.acquire_many(
+                AcquireManyBody(
+                    names=list(self.names),
+                    owner=owner,
+                    request_id=new_request_id(),
+                    session=session.id,
+                    mode="shared" if self.shared else "exclusive",
+                    wait_ms=to_milliseconds(wait),
+                )
+            ),
+        )
+        self._tokens = {lock.name: lock.token for lock in reply.value.locks}
+        self._lease = session.lease
+        self._listener = session.lease.subscribe(self._on_loss)
+        session.check()
+
+    def _let_go(self) -> tuple[Lease | None, Session | None]:
+        lease, session = self._lease, self._session
+        self._lease = self._session = None
+        if lease is not None:
+            lease.unsubscribe(self._listener)
+        return lease, session
+
+    async def _release(self, session: Session) -> None:
+        if self._given_session is None:
+            await session.close()
+            return
+        bodies = [
+            GrantBody(name=name, owner=self._owner or "", token=token, request_id=new_request_id())
+            for name, token in self._tokens.items()
+        ]
+        results = await asyncio.gather(
+            *(self._core.release(body, None) for body in bodies), return_exceptions=True
+        )
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+
+    def _on_loss(self, error: LockLost) -> None:
+        self._guard.interrupt(str(error))
+        self._core.notify(self._on_lost, error)
