@@ -9,7 +9,14 @@ from urllib.parse import quote
 
 import click
 
-from distsync.command.calls import Caller, Identity, MembershipAnswer, read_secret
+from distsync.command.calls import (
+    ArchiveAnswer,
+    Caller,
+    Identity,
+    MembershipAnswer,
+    TransferAnswer,
+    read_secret,
+)
 from distsync.command.failures import Failure
 from distsync.command.options import Options, parse_urls
 from distsync.errors import DistSyncError, Unavailable
@@ -127,9 +134,13 @@ class Admin:
             lambda url: self._caller.delete(f"{url}{path}", MembershipAnswer)
         )
 
-    async def transfer(self, target: str | None) -> dict[str, Any]:
+    async def transfer(self, target: str | None) -> TransferAnswer:
         """Hand leadership over, to a member id or to the most advanced voter."""
-        return await self._post("/cluster/transfer", {"target": target}, dict[str, Any])
+        return await self._post("/cluster/transfer", {"target": target}, TransferAnswer)
+
+    async def archive(self, peer_url: str) -> ArchiveAnswer:
+        """Make the removed node at this peer URL move its data aside."""
+        return await self._caller.post(f"{peer_url}/cluster/archive", {}, ArchiveAnswer)
 
     async def force_release(self, name: str, owner: str, token: int, request_id: str) -> None:
         """End a grant, or every grant of a lock."""

@@ -14,6 +14,7 @@ import click
 
 from distsync.command.failures import ExitCode, Failure
 from distsync.command.options import Options, output_option, url_option
+from distsync.command.output import printable
 from distsync.errors import DistSyncError
 
 # Subcommands are imported when they are used: completion and --help stay quick.
@@ -49,7 +50,7 @@ class _LazyGroup(click.Group):
 @output_option(envvar="DISTSYNC_OUTPUT")
 @click.pass_context
 def app(ctx: click.Context) -> None:
-    """Locks, queues and a coherent cache behind one plain HTTP API."""
+    """Run a DistSync cluster, look at it, and use its locks."""
     ctx.ensure_object(Options)
 
 
@@ -86,5 +87,5 @@ def _usage_line(error: click.UsageError) -> str:
 
 
 def _exit(message: str, exit_code: int) -> NoReturn:
-    click.echo(f"distsync: {' '.join(message.split())}", err=True)
+    click.echo(f"distsync: {printable(' '.join(message.split()))}", err=True)
     sys.exit(int(exit_code))

@@ -5,6 +5,7 @@ The client library talks to a cluster, whichever node answers; these calls are a
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
@@ -38,6 +39,18 @@ class MembershipAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
     config_index: int
     members: list[Member]
+
+
+class TransferAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """The name of the member that leads after a transfer."""
+
+    leader: str
+
+
+class ArchiveAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a removed node put its data, on its own disk."""
+
+    archived_to: str
 
 
 def read_secret(path: Path | None) -> str:
@@ -127,7 +140,7 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, TimeoutError):
         return "timed out"
     if isinstance(error, aiohttp.ClientConnectorError):
-        return error.os_error.strerror or str(error.os_error)
+        return os.strerror(error.errno) if error.errno else str(error.os_error)
     return str(error) or type(error).__name__
 
 

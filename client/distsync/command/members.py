@@ -135,11 +135,29 @@ def transfer(
     async def change() -> str:
         async with Admin(options, secret_file, peer_url) as admin:
             target = (await admin.member(name_or_id)).id if name_or_id else None
-            await admin.transfer(target)
-            return (await admin.status()).leader or ""
+            return (await admin.transfer(target)).leader
 
     leader = asyncio.run(change())
     emit(render_json({"leader": leader}) if options.json else f"{leader} leads")
+
+
+@member.command()
+@click.argument("removed_peer_url", metavar="PEER_URL")
+@cluster_options
+@admin_options
+@click.pass_obj
+def archive(
+    options: Options, removed_peer_url: str, secret_file: Path | None, peer_url: str | None
+) -> None:
+    """Move the data of the removed node at PEER_URL aside, so that it starts again empty."""
+    (url,) = parse_urls(removed_peer_url)[:1]
+
+    async def change() -> str:
+        async with Admin(options, secret_file, peer_url) as admin:
+            return (await admin.archive(url)).archived_to
+
+    where = asyncio.run(change())
+    emit(render_json({"archived_to": where}) if options.json else f"archived to {where}")
 
 
 async def _promote_when_ready(admin: Admin, member_id: str, wait_ms: int) -> MembershipAnswer:

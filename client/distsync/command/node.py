@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -85,9 +86,8 @@ def node(parent_pid: int | None, **options: Any) -> None:
 def _load(options: dict[str, Any]) -> Callable[[], int]:
     """Return the call that runs the node; all that can be wrong beforehand is found here."""
     try:
-        from distsync_node.main import run
-
         from distsync_node.errors import StartupError
+        from distsync_node.main import run
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] == "distsync":
             raise
@@ -102,6 +102,9 @@ def _load(options: dict[str, Any]) -> Callable[[], int]:
             return run(_settings(options))
         except StartupError as error:
             raise Failure(str(error), exit_code=ExitCode.USAGE, code="startup") from None
+        except Exception:  # a bug: all of it belongs in the log
+            logging.getLogger("distsync").exception("the node failed")
+            return ExitCode.FAILED
 
     return run_or_say_why
 

@@ -38,6 +38,11 @@ def emit(text: str) -> None:
     click.echo(text)
 
 
+def printable(text: str) -> str:
+    """Replace control characters: a name may hold anything, and must not draw on a terminal."""
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
+
+
 def _is_number_or_none(value: object) -> bool:
     return value is None or (isinstance(value, int) and not isinstance(value, bool))
 
@@ -49,5 +54,4 @@ def _cell(value: object) -> str:
         case bool():
             return "yes" if value else "no"
         case _:
-            # A name may hold anything; a control character must not draw on a terminal.
-            return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in str(value))
+            return printable(str(value))

@@ -11,7 +11,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import click
 import msgspec
@@ -40,12 +40,14 @@ _Answer = TypeVar("_Answer")
 @click.option(
     "--nodes",
     type=click.IntRange(1, _MOST_NODES),
+    metavar="N",
     show_default="3, or as before",
-    help="How many.",
+    help="How many, 1 to 9.",
 )
 @click.option(
     "--base-port",
     type=click.IntRange(0, 65535 - _PEER_PORT_OFFSET - _MOST_NODES),
+    metavar="PORT",
     show_default="8080, or as before",
     help="Node i listens on this + i, and on this + i + 100 for other nodes.",
 )
@@ -208,8 +210,9 @@ class _Up:
     async def _start(self, supervisor: Supervisor) -> None:
         async with Caller(secret=self._directory.secret(), deadline_seconds=2.0) as caller:
             forming = asyncio.ensure_future(self._form(caller))
+            either: set[asyncio.Future[Any]] = {forming, supervisor.refused}
             await asyncio.wait(
-                {forming, supervisor.refused},
+                either,
                 timeout=_READY_DEADLINE_SECONDS,
                 return_when=asyncio.FIRST_COMPLETED,
             )
