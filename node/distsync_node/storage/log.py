@@ -33,6 +33,7 @@ from distsync_node.storage.records import (
     SECTOR_BYTES,
     DamageError,
     Scan,
+    UnknownFormatError,
     frame,
     record_start,
     scan,
@@ -81,13 +82,13 @@ class Replay:
     entries: list[Entry]
 
 
-class SegmentDamageError(Exception):
-    """A segment is missing or not as it was written."""
+class SegmentError(Exception):
+    """A segment cannot be used; `cause` says why."""
 
-    def __init__(self, name: str, damage: DamageError) -> None:
-        super().__init__(f"{name}: {damage}")
+    def __init__(self, name: str, cause: DamageError | UnknownFormatError) -> None:
+        super().__init__(f"{name}: {cause}")
         self.name = name
-        self.damage = damage
+        self.cause = cause
 
 
 def segment_name(number: int) -> str:
@@ -242,7 +243,7 @@ class SegmentedLog:
         """Read the segments, cut a torn tail, and make sure that what was read is on disk.
 
         Raises:
-            SegmentDamageError: if anything but the tail of the last segment is amiss.
+            SegmentError: if anything but the tail of the last segment is amiss.
         """
         replay = Replay(hard_state=None, snapshot_index=_NO_INDEX, entries=[])
         for number in numbers:
@@ -258,13 +259,13 @@ class SegmentedLog:
             self._check_order(number, chain)
             found = scan(data, SECTOR_BYTES, chain=chain, nonce=nonce)
             if found.torn and not is_last:
-                raise DamageError(found.end, "unfinished record, with a later segment behind it,")
+                raise DamageError(found.end, "a later segment follows the unfinished record")
             segment = _Segment(number=number, size=len(data))
             self._segments.append(segment)
             replay = self._replay(found, replay, metadata)
-        except DamageError as damage:
+        except (DamageError, UnknownFormatError) as error:
             self._filesystem.close(file)
-            raise SegmentDamageError(name, damage) from damage
+            raise SegmentError(name, error) from error
         self._chain, self._nonce, self._end = found.chain, nonce, found.end
         if is_last:
             self._file = file
@@ -276,9 +277,11 @@ class SegmentedLog:
     def _check_order(self, number: int, chain: int) -> None:
         if self._segments and self._segments[-1].number + 1 != number:
             missing = segment_name(self._segments[-1].number + 1)
-            raise DamageError(0, f"the segment before it, {missing}, is missing; noticed")
+            raise DamageError(None, f"the segment before it, {missing}, is missing")
         if self._segments and chain != self._chain:
-            raise DamageError(0, "does not continue the segment before it, which was cut; noticed")
+            raise DamageError(
+                None, "it does not continue the segment before it, which is cut short"
+            )
 
     def _replay(self, found: Scan, replay: Replay, metadata: _SegmentMetadata) -> Replay:
         hard_state: HardState | None = metadata.hard_state
@@ -302,7 +305,8 @@ class SegmentedLog:
 
         It may be in the page cache only: the process may have died between write and sync, or a
         sync may have failed, after which the kernel holds the pages for clean. Bytes are the same,
-        so a crash meanwhile tears nothing.
+        so a crash meanwhile tears nothing. A file system that needs space to overwrite may have
+        none; then the record is as durable as a sync makes it.
         """
         file = self._active_file()
         if found.torn:
@@ -310,7 +314,11 @@ class SegmentedLog:
         else:
             self._reserved = len(data)
         if found.last_start < found.end:
-            self._filesystem.write(file, data[found.last_start : found.end], found.last_start)
+            try:
+                self._filesystem.write(file, data[found.last_start : found.end], found.last_start)
+            except OSError as error:
+                if not is_disk_full(error):
+                    raise
         self._filesystem.sync(file)
 
 
@@ -320,7 +328,7 @@ def _decode_records(found: Scan) -> Iterator[Record]:
         try:
             yield decoder.decode(payload)
         except msgspec.DecodeError as error:
-            raise DamageError(found.end, f"a record cannot be read ({error}), before") from error
+            raise DamageError(None, f"a record cannot be read ({error})") from error
 
 
 def _replay_entries(entries: list[Entry], added: Sequence[Entry]) -> LogIndex:
@@ -330,7 +338,7 @@ def _replay_entries(entries: list[Entry], added: Sequence[Entry]) -> LogIndex:
     for entry in added:
         if entry.index != expected:
             if entry.index > expected:
-                raise DamageError(0, f"entry {entry.index} follows entry {expected - 1}; found")
+                raise DamageError(None, f"entry {entry.index} follows entry {expected - 1}")
             del entries[max(0, entry.index - entries[0].index) :]
         entries.append(entry)
         highest = max(highest, entry.index)
@@ -353,12 +361,12 @@ def _decode_header(
     if len(header) < SECTOR_BYTES or header[:8] != _MAGIC:
         raise DamageError(0, "segment header is missing")
     _, version, stored_number, nonce, chain, length = _HEADER.unpack_from(header)
-    if version not in _READABLE_VERSIONS:
-        raise DamageError(8, f"segment has format {version}, this release reads up to {_VERSION},")
     if struct.pack("<I", crc32(header[:-4])) != header[-4:]:
         raise DamageError(0, "segment header checksum does not match")
+    if version not in _READABLE_VERSIONS:
+        raise UnknownFormatError(version, _READABLE_VERSIONS)
     if stored_number != number:
-        raise DamageError(0, f"segment is number {stored_number}, not what its name says,")
+        raise DamageError(None, f"it is segment {stored_number}, not what its name says")
     try:
         metadata = msgspec.msgpack.decode(
             header[_HEADER.size : _HEADER.size + length], type=_SegmentMetadata
@@ -366,5 +374,5 @@ def _decode_header(
     except msgspec.DecodeError as error:
         raise DamageError(0, f"segment header cannot be read ({error})") from error
     if metadata.member_id != member_id:
-        raise DamageError(0, f"segment belongs to member {metadata.member_id}, noticed")
+        raise DamageError(None, f"it belongs to member {metadata.member_id}")
     return nonce, chain, metadata

@@ -38,12 +38,19 @@ _TRAILERS = tuple(b"\xa5" * (4 - remainder) for remainder in range(4))
 
 
 class DamageError(Exception):
-    """Bytes that no crash leaves behind, at `offset` of the scanned file."""
+    """A file is not as it was written, in a way that no crash explains."""
 
-    def __init__(self, offset: int, reason: str) -> None:
-        super().__init__(f"{reason} at offset {offset}")
+    def __init__(self, offset: int | None, reason: str) -> None:
+        super().__init__(reason if offset is None else f"{reason} at offset {offset}")
         self.offset = offset
-        self.reason = reason
+
+
+class UnknownFormatError(Exception):
+    """A file is whole, and this release cannot read its format."""
+
+    def __init__(self, version: int, readable: tuple[int, ...]) -> None:
+        reads = ", ".join(map(str, readable))
+        super().__init__(f"has format {version}, this release reads format {reads}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,7 +22,7 @@ import msgspec
 
 from distsync_node.raft.types import HardState, LogIndex, Snapshot, SnapshotMeta
 from distsync_node.storage.filesystem import FileSystem
-from distsync_node.storage.records import DamageError
+from distsync_node.storage.records import DamageError, UnknownFormatError
 
 TEMPORARY_SUFFIX = ".new"
 _NAME = re.compile(r"snapshot-(\d{16})")
@@ -84,6 +84,7 @@ def read_snapshot(filesystem: FileSystem, path: Path) -> StoredSnapshot:
 
     Raises:
         DamageError: if it is not as it was written.
+        UnknownFormatError: if another release wrote it.
     """
     file = filesystem.open(path)
     try:
@@ -98,10 +99,10 @@ def read_snapshot(filesystem: FileSystem, path: Path) -> StoredSnapshot:
     if crc32(content[: _HEADER.size - 4]) != checksum:
         raise DamageError(0, "snapshot header checksum does not match")
     if version not in _READABLE_VERSIONS:
-        raise DamageError(8, f"snapshot has format {version}, this release reads up to {_VERSION},")
+        raise UnknownFormatError(version, _READABLE_VERSIONS)
     data_start = _HEADER.size + head_length
     if len(content) != data_start + data_length:
-        raise DamageError(len(content), "snapshot is not as long as its header says; it ends")
+        raise DamageError(None, "snapshot is not as long as its header says")
     head = content[_HEADER.size : data_start]
     data = content[data_start:]
     if crc32(head) != head_checksum:

@@ -50,11 +50,11 @@ from distsync_node.storage.filesystem import FileSystem, OsFileSystem, is_disk_f
 from distsync_node.storage.log import (
     SEGMENT_BYTES,
     Record,
-    SegmentDamageError,
     SegmentedLog,
+    SegmentError,
     segment_numbers,
 )
-from distsync_node.storage.records import DamageError
+from distsync_node.storage.records import DamageError, UnknownFormatError
 from distsync_node.storage.snapshots import (
     TEMPORARY_SUFFIX,
     StoredSnapshot,
@@ -146,8 +146,8 @@ class Storage:
             raise self._damaged("log", f"is missing beside {snapshot_name(indexes[-1])}")
         try:
             replay = self._log.recover(numbers)
-        except SegmentDamageError as error:
-            raise self._damaged(error.name, str(error.damage)) from error
+        except SegmentError as error:
+            raise self._unreadable(error.name, error.cause) from error
         if snapshot.meta.index < replay.snapshot_index:
             raise self._damaged(snapshot_name(replay.snapshot_index), "is missing")
         hard_state = replay.hard_state or snapshot_hard_state
@@ -175,9 +175,9 @@ class Storage:
             stored = read_snapshot(self._filesystem, self._directory / name)
             found = stored.snapshot.meta.index
             if found != index:
-                raise DamageError(0, f"snapshot of index {found} is under another's name, noticed")
-        except DamageError as damage:
-            raise self._damaged(name, str(damage)) from damage
+                raise DamageError(None, f"it is the snapshot at {found}, not what its name says")
+        except (DamageError, UnknownFormatError) as error:
+            raise self._unreadable(name, error) from error
         self._snapshot_index = index
         self._snapshot_bytes = stored.size_bytes
         return stored
@@ -194,6 +194,13 @@ class Storage:
             return entries
         self._pending_discard = index
         return []
+
+    def _unreadable(self, name: str, cause: DamageError | UnknownFormatError) -> StartupError:
+        if isinstance(cause, DamageError):
+            return self._damaged(name, str(cause))
+        return StartupError(
+            f"{self._directory / name} {cause}: start the release that wrote it, or a newer one"
+        )
 
     def _damaged(self, name: str, what: str) -> StartupError:
         return StartupError(

@@ -155,6 +155,26 @@ class FaultFileSystem:
         assert isinstance(node, File)
         return node
 
+    def overwrite(self, path: Path, offset: int, data: bytes) -> None:
+        """Change bytes on the disk itself."""
+        node = self.file(path)
+        for content in (node.current, node.durable):
+            content[offset : offset + len(data)] = data
+
+    def flip(self, path: Path, offset: int, mask: int = 0x10) -> None:
+        """Change one byte on the disk itself."""
+        self.overwrite(path, offset, bytes([self.file(path).current[offset] ^ mask]))
+
+    def shorten(self, path: Path, size: int) -> None:
+        """Cut a file on the disk itself."""
+        node = self.file(path)
+        del node.current[size:]
+        del node.durable[size:]
+
+    def names(self, path: Path) -> list[str]:
+        """Sorted names in a directory."""
+        return sorted(self.list_directory(path))
+
     # --- The interface --------------------------------------------------------------------
 
     def make_directory(self, path: Path) -> None:
