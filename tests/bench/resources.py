@@ -49,13 +49,17 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     locks: int = 100_000
     commands: int = 1_000_000
     idle_s: float = 30.0
+    holding_idle_s: float = 10.0
 
 
-QUICK = Plan(locks=1_000, commands=10_000, idle_s=5.0)
+QUICK = Plan(locks=1_000, commands=10_000, idle_s=5.0, holding_idle_s=3.0)
 
 
 class Resources(msgspec.Struct, frozen=True, kw_only=True):
-    """What was found; lists are by node."""
+    """What was found; lists are by node.
+
+    `snapshots` names the newest one a node had on its disk when it was killed, None without one.
+    """
 
     locks: int
     commands: int
@@ -67,6 +71,7 @@ class Resources(msgspec.Struct, frozen=True, kw_only=True):
     after_commands_rss_mib: list[float]
     largest_data_mib: list[float]
     final_data_mib: list[float]
+    snapshots: list[str | None]
     restart_s: list[float]
     commands_per_s: float
 
@@ -86,7 +91,7 @@ def measure(data_root: Path, plan: Plan, say: Callable[[str], None]) -> Resource
         _await_locks(cluster, plan.locks)
         holding_rss_mib = [resident_mib(pid) for pid in cluster.pids()]
         say(f"{plan.locks} locks held: {_listed(holding_rss_mib)} MiB resident")
-        holding_share = _idle_cpu_share(cluster, plan.idle_s)
+        holding_share = _idle_cpu_share(cluster, plan.holding_idle_s)
         say(f"idle while holding them: {holding_share:.1%} of a core")
         began_s = time.monotonic()
         largest_mib = uvloop.run(_command(cluster, plan.commands))
@@ -94,6 +99,7 @@ def measure(data_root: Path, plan: Plan, say: Callable[[str], None]) -> Resource
         say(f"{plan.commands} commands in {took_s:.0f} s: at most {_listed(largest_mib)} MiB")
         after_rss_mib = [resident_mib(pid) for pid in cluster.pids()]
         final_mib = _data_mib(cluster)
+        snapshots = [_newest_snapshot(cluster.data_directory(node)) for node in range(NODES)]
         restart_s = [_restart_s(cluster, node, plan.locks) for node in range(NODES)]
         say(f"restarts with {plan.locks} locks: {_listed(restart_s)} s")
     return Resources(
@@ -107,6 +113,7 @@ def measure(data_root: Path, plan: Plan, say: Callable[[str], None]) -> Resource
         after_commands_rss_mib=after_rss_mib,
         largest_data_mib=largest_mib,
         final_data_mib=final_mib,
+        snapshots=snapshots,
         restart_s=restart_s,
         commands_per_s=plan.commands / took_s,
     )
@@ -115,7 +122,7 @@ def measure(data_root: Path, plan: Plan, say: Callable[[str], None]) -> Resource
 def ratios(found: Resources, *, full: bool) -> list[Ratio]:
     """The figures beside their goals; a quick run has none but the idle CPU."""
 
-    def line(what: str, value: float, goal: float, *, scales: bool = True) -> Ratio:
+    def line(what: str, value: float | None, goal: float, *, scales: bool = True) -> Ratio:
         return judge(what, value, goal=goal if full or not scales else None, bound="at_most")
 
     return [
@@ -147,8 +154,9 @@ def ratios(found: Resources, *, full: bool) -> list[Ratio]:
             DISK_GOAL_MIB,
         ),
         line(
-            f"seconds from start to ready with {found.locks} locks, slowest of {NODES}",
-            max(found.restart_s),
+            f"seconds from start to ready with {found.locks} locks, from a snapshot, slowest",
+            # Without a snapshot on the disk it would be another figure: a replay of the log.
+            max(found.restart_s) if all(found.snapshots) else None,
             RESTART_GOAL_S,
         ),
     ]
@@ -274,6 +282,11 @@ async def _command(cluster: DistSync, commands: int) -> list[float]:
 
 def _data_mib(cluster: DistSync) -> list[float]:
     return [directory_mib(cluster.data_directory(node)) for node in range(NODES)]
+
+
+def _newest_snapshot(data_directory: Path) -> str | None:
+    names = [path.name for path in data_directory.glob("member/snapshot-*")]
+    return max(names, default=None)
 
 
 def _idle_cpu_share(cluster: DistSync, seconds: float) -> float:

@@ -51,7 +51,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """How long and how often."""
 
     rounds: int = 3
-    duration_s: float = 3.0
+    duration_s: float = 2.5
     warmup_s: float = 0.7
 
 
