@@ -59,6 +59,8 @@ class DiskThread:
     async def close(self) -> None:
         """Write what is queued, report it, and end the thread. A full disk is not waited for."""
         self._closing.set()
+        if self._thread.ident is None:
+            return  # was never started
         self._queue.put(None)
         await self._stopped.wait()
         self._thread.join()
