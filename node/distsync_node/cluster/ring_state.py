@@ -91,11 +91,11 @@ def apply(state: RingState, command: RingCommand) -> RingState:
             assert_never(command)
 
 
-def without_members(state: RingState, removed: frozenset[MemberId]) -> RingState:
-    """Return the ring without members that were removed from the cluster."""
+def without_member(state: RingState, removed: MemberId) -> RingState:
+    """Return the ring without a member that was removed from the cluster."""
     for server in state.servers:
-        if server.member in removed:
-            state = _changed(state, drop=server.name, add=())
+        if server.member == removed:
+            return _changed(state, drop=server.name, add=())
     return state
 
 

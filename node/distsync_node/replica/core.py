@@ -14,6 +14,7 @@ from typing import Literal
 
 import msgspec
 
+from distsync_node.cluster.ring_state import EMPTY_RING, RingState
 from distsync_node.errors import InvariantViolation
 from distsync_node.locks.machine import LockMachine
 from distsync_node.raft.core import RaftCore
@@ -128,6 +129,11 @@ class Replica:
         if self.participant is None:
             return self._options.supported_versions[0]
         return self.participant.cluster_version
+
+    @property
+    def ring(self) -> RingState:
+        """The ring as applied here."""
+        return self.participant.serving.ring if self.participant is not None else EMPTY_RING
 
     @property
     def leader(self) -> MemberId | None:

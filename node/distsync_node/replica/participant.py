@@ -16,6 +16,14 @@ from typing import Literal, Protocol, assert_never
 
 import msgspec
 
+from distsync_node.cluster.leases import LeaseGrant, LeaseRequest
+from distsync_node.cluster.ring_state import (
+    EMPTY_RING,
+    EnterRing,
+    Incarnation,
+    LeaveRing,
+    RingCommand,
+)
 from distsync_node.errors import InvariantViolation
 from distsync_node.locks.commands import (
     Acquire,
@@ -35,6 +43,7 @@ from distsync_node.locks.commands import (
 )
 from distsync_node.locks.machine import LockMachine
 from distsync_node.raft.core import RaftCore
+from distsync_node.raft.membership import decode_change
 from distsync_node.raft.types import (
     Apply,
     Compact,
@@ -74,13 +83,16 @@ from distsync_node.replica.clock import LeaderClock
 from distsync_node.replica.divergence import HashBoard
 from distsync_node.replica.policy import next_change
 from distsync_node.replica.requests import NO_REF, Batch, Requests
+from distsync_node.replica.serving import Serving
 from distsync_node.replica.types import (
+    AcknowledgeEpoch,
     AdminDone,
     AwaitApplied,
     ChangeMembership,
     Disconnect,
     DiskFullChanged,
     Diverged,
+    Drain,
     Flush,
     HashReport,
     LocksChanged,
@@ -95,7 +107,9 @@ from distsync_node.replica.types import (
     ReplicaEffect,
     ReplicaOptions,
     ReplicaState,
+    ReplicatedCommand,
     Reply,
+    RingChanged,
     SendPeer,
     Stop,
     StoragePersisted,
@@ -106,9 +120,10 @@ from distsync_node.replica.types import (
 )
 
 POLICY_INTERVAL_MS = 200
+MAX_INCARNATION = 2**53 - 1
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode_commands = msgspec.msgpack.Decoder(list[LockCommand]).decode
+_decode_commands = msgspec.msgpack.Decoder(list[ReplicatedCommand]).decode
 _decode_state = msgspec.msgpack.Decoder(ReplicaState).decode
 _decode_version = msgspec.msgpack.Decoder(int).decode
 
@@ -156,6 +171,13 @@ class Participant:
         self._last_stamp_at_ms = now_ms
         self._policy_at_ms = now_ms
         self._board = HashBoard()
+        self.serving = Serving(
+            options.lease,
+            member_id=self.member_id,
+            incarnation=Incarnation(rng.randint(1, MAX_INCARNATION)),
+            ring=EMPTY_RING,
+            now_ms=now_ms,
+        )
         self._load(recovered.snapshot)
         self.raft = RaftCore(recovered, raft_options, rng, now_ms)
 
@@ -198,6 +220,11 @@ class Participant:
                 self._raft(TransferLeadership(now_ms=self._now_ms, target=event.target))
             case DiskFullChanged():
                 self._disk_full_changed(event.full)
+            case AcknowledgeEpoch():
+                self.serving.acknowledge(event.epoch, self._now_ms)
+            case Drain():
+                self.serving.draining = True
+                self.serving.heartbeat_soon(self._now_ms)
             case _:
                 assert_never(event)
 
@@ -250,6 +277,8 @@ class Participant:
         state = _decode_state(snapshot.data)
         self.machine = LockMachine.restore(state.machine)
         self.genesis = state.genesis
+        if self.serving.restore(state.ring, self._now_ms):
+            self._ring_changed()
         self.cluster_version = snapshot.meta.cluster_version
         self.clock.applied(snapshot.meta.stamp_ms, self._now_ms, leading=False)
         self._snapshot_index = snapshot.meta.index
@@ -268,6 +297,11 @@ class Participant:
             due_ms = self.machine.next_deadline_ms()
             if due_ms is not None and self._expire_index is None:
                 deadline_ms = min(deadline_ms, self.clock.local_ms(due_ms))
+            overdue_ms = self.serving.overdue_at_ms()
+            if overdue_ms is not None:
+                deadline_ms = min(deadline_ms, overdue_ms)
+        if self._options.serves and self.raft.leader is not None:
+            deadline_ms = min(deadline_ms, self.serving.heartbeat_at_ms)
         return deadline_ms
 
     def check_invariants(self) -> None:
@@ -292,6 +326,10 @@ class Participant:
         if isinstance(message, HashReport):
             self._board.report(sender, message.index, message.state_hash)
             self._judge_hashes(message.index)
+        elif isinstance(message, LeaseRequest):
+            self._lease_requested(sender, message)
+        elif isinstance(message, LeaseGrant):
+            self.serving.granted(message)
         elif isinstance(message, Diverged):
             self._stop(f"the state at index {message.index} differs from a quorum's")
         else:
@@ -315,6 +353,9 @@ class Participant:
 
     def _role_changed(self, effect: RoleChanged) -> None:
         self._emit(effect)
+        self.serving.heartbeat_soon(self._now_ms)
+        if effect.role is not Role.LEADER:
+            self.serving.resign()
         if self.is_ready_leader and effect.role is not Role.LEADER:
             self.is_ready_leader = False
             self._reject_all(RejectReason.LEADERSHIP_LOST)
@@ -325,6 +366,7 @@ class Participant:
     def _become_ready(self) -> None:
         """This leader's no-op is applied: everything of earlier leaders is, too."""
         self.is_ready_leader = True
+        self.serving.lead(self._now_ms)
         self._expire_index = None
         # A stamp at once: the time between two leaders must not depend on this one living long.
         self._last_stamp_at_ms = self._now_ms - self._options.stamp_interval_ms
@@ -335,8 +377,12 @@ class Participant:
     def _wake(self) -> None:
         if self.raft.next_deadline_ms() <= self._now_ms:
             self._raft(Tick(now_ms=self._now_ms))
+        if self._options.serves and self.serving.heartbeat_at_ms <= self._now_ms:
+            self._heartbeat()
         if not self.is_ready_leader:
             return
+        for command in self.serving.overdue(self._now_ms):
+            self._requests.submit(NO_REF, command)
         if self._now_ms >= self._policy_at_ms:
             self._policy_at_ms = self._now_ms + POLICY_INTERVAL_MS
             self._pursue_policy()
@@ -374,6 +420,42 @@ class Participant:
                 payload=_encode(wanted),
             )
         )
+
+    def _heartbeat(self) -> None:
+        """Ask the leader for this node's lease."""
+        leader = self.raft.leader
+        request = self.serving.heartbeat(self.raft.configuration, self._now_ms)
+        if request is None or leader is None:
+            return
+        if leader == self.member_id:
+            self._lease_requested(leader, request)
+        else:
+            self._emit(SendPeer(to=leader, message=request))
+
+    def _lease_requested(self, sender: MemberId, request: LeaseRequest) -> None:
+        # A step of the core judges the contact to the quorum at this very moment.
+        self._raft(Tick(now_ms=self._now_ms))
+        verdict = self.serving.judge(
+            request,
+            sender,
+            self.raft.configuration,
+            now_ms=self._now_ms,
+            quorum_contact_ms=self.raft.quorum_contact_ms,
+        )
+        if verdict.command is not None:
+            self._requests.submit(NO_REF, verdict.command)
+            self._flush_wanted = True
+        if verdict.grant is None:
+            return
+        if sender == self.member_id:
+            self.serving.granted(verdict.grant)
+        else:
+            self._emit(SendPeer(to=sender, message=verdict.grant))
+
+    def _ring_changed(self) -> None:
+        self._emit(RingChanged(ring=self.serving.ring))
+        if self._options.acknowledge_at_once:
+            self.serving.acknowledge(self.serving.ring.epoch, self._now_ms)
 
     def _submit(self, ref: int, command: LockCommand) -> None:
         if self.raft.role is not Role.LEADER:
@@ -435,6 +517,9 @@ class Participant:
             batch, self._proposing = self._proposing, None
             if batch is None:
                 raise InvariantViolation("an entry was dropped that nobody proposed")
+            for command in batch.commands:
+                if isinstance(command, EnterRing | LeaveRing):
+                    self.serving.proposal_failed(command)
             overloaded = effect.reason is DropReason.OVERLOADED
             for ref in batch.all_refs():
                 self._reject(
@@ -484,7 +569,10 @@ class Participant:
         machine = self.machine
         if batch is None:
             for command in _decode_commands(entry.payload):
-                machine.apply(command, entry.stamp_ms)
+                if isinstance(command, EnterRing | LeaveRing):
+                    self._apply_ring(command)
+                else:
+                    machine.apply(command, entry.stamp_ms)
             # Nobody waits here; what became of waits is told where their connections are.
             machine.take_notices()
             return
@@ -493,6 +581,9 @@ class Participant:
         if batch.expires:
             self._expire_index = None
         for command, ref in zip(batch.commands, batch.refs, strict=True):
+            if isinstance(command, EnterRing | LeaveRing):
+                self._apply_ring(command)
+                continue
             outcome = machine.apply(command, entry.stamp_ms)
             if ref:
                 self._answer(ref, command, outcome)
@@ -502,6 +593,10 @@ class Participant:
             for ref in refs:
                 self._reply(ref, self._kept_alive(session))
         self._flush_wanted = True
+
+    def _apply_ring(self, command: RingCommand) -> None:
+        if self.serving.apply(command, self._now_ms):
+            self._ring_changed()
 
     def _answer(self, ref: int, command: LockCommand, outcome: Outcome) -> None:
         abandoned = ref in self._requests.abandoned
@@ -533,6 +628,12 @@ class Participant:
         self._emit(Reply(ref=ref, outcome=outcome, remaining_ms=remaining_ms))
 
     def _applied_config(self, entry: Entry) -> None:
+        change = decode_change(entry.payload)
+        # Here, in the order of the log, and not when the core reports it after all its entries.
+        if change.operation is ConfigOperation.REMOVE and self.serving.remove_member(
+            change.member.id, self._now_ms
+        ):
+            self._ring_changed()
         for ref, index in list(self._admin.items()):
             if index == entry.index:
                 del self._admin[ref]
@@ -545,7 +646,7 @@ class Participant:
             del self.versions[member_id]
 
     def _report_hash(self, index: LogIndex) -> None:
-        state_hash = self.machine.state_hash()
+        state_hash = self.machine.state_hash() ^ self.serving.ring.hash()
         self._board.report(self.member_id, index, state_hash)
         if self.is_ready_leader:
             self._judge_hashes(index)
@@ -582,7 +683,11 @@ class Participant:
                 cluster_version=self.cluster_version,
                 configuration=self.raft.configuration,
             ),
-            data=_encode(ReplicaState(machine=self.machine.snapshot(), genesis=self.genesis)),
+            data=_encode(
+                ReplicaState(
+                    machine=self.machine.snapshot(), genesis=self.genesis, ring=self.serving.ring
+                )
+            ),
         )
         self._raft(Compact(now_ms=self._now_ms, snapshot=snapshot))
 

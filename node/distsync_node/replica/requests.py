@@ -9,8 +9,9 @@ from __future__ import annotations
 import heapq
 from dataclasses import dataclass
 
-from distsync_node.locks.commands import Acquire, KeepAlive, LockCommand, RequestKey, SessionId
+from distsync_node.locks.commands import Acquire, KeepAlive, RequestKey, SessionId
 from distsync_node.raft.types import LogIndex, Term
+from distsync_node.replica.types import ReplicatedCommand
 
 NO_REF = 0
 MAX_COMMANDS_PER_ENTRY = 512
@@ -24,7 +25,7 @@ class Batch:
     `keepalives` maps each session of the batch's KeepAlive to the connections that renew it.
     """
 
-    commands: list[LockCommand]
+    commands: list[ReplicatedCommand]
     refs: list[int]
     keepalives: dict[SessionId, list[int]]
     expires: bool
@@ -38,7 +39,7 @@ class Batch:
         return refs
 
 
-def _weight_bytes(command: LockCommand) -> int:
+def _weight_bytes(command: ReplicatedCommand) -> int:
     names = len(command.names) if isinstance(command, Acquire) else 1
     return COMMAND_BYTES * names
 
@@ -60,7 +61,7 @@ class Requests:
     def __init__(self) -> None:
         self.batches: dict[LogIndex, Batch] = {}
         self.abandoned: set[int] = set()
-        self._submitted: list[tuple[int, LockCommand]] = []
+        self._submitted: list[tuple[int, ReplicatedCommand]] = []
         self._keepalives: dict[SessionId, list[int]] = {}
         self._parked: dict[int, tuple[RequestKey, int]] = {}
         self._waiting: dict[RequestKey, list[int]] = {}
@@ -77,14 +78,14 @@ class Requests:
         """Something waits to be proposed."""
         return bool(self._submitted or self._keepalives)
 
-    def submit(self, ref: int, command: LockCommand) -> None:
+    def submit(self, ref: int, command: ReplicatedCommand) -> None:
         """Remember a command for the next entry; renewals of one session become one."""
         if ref and isinstance(command, KeepAlive) and len(command.sessions) == 1:
             self._keepalives.setdefault(command.sessions[0], []).append(ref)
         else:
             self._submitted.append((ref, command))
 
-    def take_batch(self, expire: LockCommand | None, limit_bytes: int) -> Batch:
+    def take_batch(self, expire: ReplicatedCommand | None, limit_bytes: int) -> Batch:
         """Take the commands of the next entry, expiries first; it may come out empty."""
         keepalives, self._keepalives = self._keepalives, {}
         batch = Batch(commands=[], refs=[], keepalives=keepalives, expires=expire is not None)

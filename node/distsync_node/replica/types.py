@@ -7,12 +7,14 @@ in it, so that the simulator runs it unchanged. Shells receive, step and execute
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TypeAlias
 
 import msgspec
 
+from distsync_node.cluster.leases import LeaseGrant, LeaseOptions, LeaseRequest
+from distsync_node.cluster.ring_state import EMPTY_RING, Epoch, RingCommand, RingState
 from distsync_node.locks.commands import LockCommand, Outcome
 from distsync_node.raft.types import (
     ConfigOperation,
@@ -45,7 +47,7 @@ class Diverged(msgspec.Struct, frozen=True, array_like=True, tag=True, gc=False)
     index: LogIndex
 
 
-PeerMessage: TypeAlias = RaftMessage | HashReport | Diverged
+PeerMessage: TypeAlias = RaftMessage | LeaseRequest | LeaseGrant | HashReport | Diverged
 
 
 class Envelope(msgspec.Struct, frozen=True, array_like=True):
@@ -80,6 +82,9 @@ class Answer(msgspec.Struct, frozen=True, array_like=True):
     config_index: LogIndex
     versions: tuple[int, int]
     messages: tuple[PeerMessage, ...] = ()
+
+
+ReplicatedCommand: TypeAlias = LockCommand | RingCommand  # what an entry of COMMANDS holds
 
 
 # --- Events in --------------------------------------------------------------------------------
@@ -210,6 +215,21 @@ class PeerMessages:
     messages: tuple[PeerMessage, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AcknowledgeEpoch:
+    """This node has handed over what the ring of `epoch` gives to others."""
+
+    now_ms: int
+    epoch: Epoch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drain:
+    """Leave the ring: this node is going to stop."""
+
+    now_ms: int
+
+
 ParticipantEvent: TypeAlias = (
     Submit
     | Flush
@@ -222,6 +242,8 @@ ParticipantEvent: TypeAlias = (
     | ChangeMembership
     | Transfer
     | DiskFullChanged
+    | AcknowledgeEpoch
+    | Drain
 )
 
 ReplicaEvent: TypeAlias = (
@@ -239,6 +261,8 @@ ReplicaEvent: TypeAlias = (
     | ChangeMembership
     | Transfer
     | Wake
+    | AcknowledgeEpoch
+    | Drain
 )
 
 
@@ -336,6 +360,13 @@ class LocksChanged:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RingChanged:
+    """The ring has a new epoch here. Answer with AcknowledgeEpoch unless that is automatic."""
+
+    ring: RingState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MarkRemoved:
     """This member was removed from its cluster: remember it on disk."""
 
@@ -361,6 +392,7 @@ ReplicaEffect: TypeAlias = (
     | AdminDone
     | Rejected
     | LocksChanged
+    | RingChanged
     | MarkRemoved
     | Stop
 )
@@ -380,6 +412,9 @@ class ReplicaOptions:
     max_pending: int = 20_000  # requests waiting for an outcome
     name_takeover_ms: int = 3_000  # silence after which a member's name may be taken over
     supported_versions: tuple[int, int] = (1, 1)
+    lease: LeaseOptions = field(default_factory=LeaseOptions)
+    serves: bool = True  # takes part in the ring
+    acknowledge_at_once: bool = True  # no service has anything to hand over at a ring change
 
 
 class ReplicaState(msgspec.Struct, frozen=True, array_like=True):
@@ -387,3 +422,4 @@ class ReplicaState(msgspec.Struct, frozen=True, array_like=True):
 
     machine: bytes
     genesis: tuple[Member, ...]
+    ring: RingState = EMPTY_RING

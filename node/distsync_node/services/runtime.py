@@ -53,6 +53,7 @@ from distsync_node.replica.types import (
     ReplicaEvent,
     ReplicaOptions,
     Reply,
+    RingChanged,
     SendPeer,
     Stop,
     StorageInitialised,
@@ -248,6 +249,12 @@ class Runtime:
                 self._notify(effect.names)
             case RoleChanged():
                 self._role_changed(effect)
+            case RingChanged():
+                logger.info(
+                    "ring of epoch %d: %s",
+                    effect.ring.epoch,
+                    ", ".join(server.name for server in effect.ring.servers) or "empty",
+                )
             case ConfigurationChanged():
                 self._relink(effect.configuration)
             case Initialise():

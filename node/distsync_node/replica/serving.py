@@ -1,0 +1,149 @@
+"""A member's part in the ring: the replicated ring, its own heartbeats, and the leader's leases.
+
+What keeps two nodes from serving one range at once is in `cluster.leases`; this module says when
+heartbeats leave, what the leader answers, and how ring commands change the ring.
+"""
+
+from __future__ import annotations
+
+from distsync_node.cluster.leases import (
+    LeaseGrant,
+    LeaseHolder,
+    LeaseOptions,
+    LeaseRequest,
+    LeaseTable,
+    Verdict,
+)
+from distsync_node.cluster.ring_state import (
+    Epoch,
+    Incarnation,
+    LeaveRing,
+    RingCommand,
+    RingState,
+    Server,
+    apply,
+    without_member,
+)
+from distsync_node.raft.types import Configuration, MemberId
+
+
+class Serving:
+    """The ring as applied here, and this member's place in it."""
+
+    def __init__(
+        self,
+        options: LeaseOptions,
+        *,
+        member_id: MemberId,
+        incarnation: Incarnation,
+        ring: RingState,
+        now_ms: int,
+    ) -> None:
+        self.ring = ring
+        self.acknowledged = ring.epoch
+        self.incarnation = incarnation
+        self.draining = False
+        self._options = options
+        self._member_id = member_id
+        self._holder = LeaseHolder(options, now_ms)
+        self._table: LeaseTable | None = None
+
+    # --- This member --------------------------------------------------------------------------
+
+    @property
+    def heartbeat_at_ms(self) -> int:
+        """When the next heartbeat is due."""
+        return self._holder.next_at_ms
+
+    def heartbeat(self, configuration: Configuration, now_ms: int) -> LeaseRequest | None:
+        """Return the heartbeat to send now; None while the cluster does not know this member."""
+        own = configuration.member(self._member_id)
+        if own is None:
+            return None
+        server = Server(name=own.name, member=own.id, incarnation=self.incarnation)
+        return self._holder.heartbeat(server, self.acknowledged, now_ms, draining=self.draining)
+
+    def heartbeat_soon(self, now_ms: int) -> None:
+        """A new leader or a new epoch: do not wait for the next heartbeat's time."""
+        self._holder.soon(now_ms)
+
+    def acknowledge(self, epoch: Epoch, now_ms: int) -> None:
+        """This node has handed over what the ring of that epoch gives to others."""
+        if self.acknowledged < epoch <= self.ring.epoch:
+            self.acknowledged = epoch
+            self._holder.soon(now_ms)
+
+    def granted(self, grant: LeaseGrant) -> None:
+        """Take the leader's grant."""
+        if grant.incarnation == self.incarnation:
+            self._holder.granted(grant)
+
+    def lease_ends_ms(self) -> int:
+        """Return when this node's lease of the current epoch ends; 0 without one."""
+        return self._holder.ends_ms(self.ring.epoch)
+
+    # --- The leader ---------------------------------------------------------------------------
+
+    def lead(self, now_ms: int) -> None:
+        """This member's no-op is applied: start an empty table."""
+        self._table = LeaseTable(self._options, now_ms)
+
+    def resign(self) -> None:
+        """Grant nothing any more."""
+        self._table = None
+
+    def judge(
+        self,
+        request: LeaseRequest,
+        sender: MemberId,
+        configuration: Configuration,
+        *,
+        now_ms: int,
+        quorum_contact_ms: int | None,
+    ) -> Verdict:
+        """Answer a heartbeat; of a member of the configuration, under its name there."""
+        member = configuration.member(sender)
+        server = request.server
+        if self._table is None or member is None:
+            return Verdict()
+        if (server.member, server.name) != (sender, member.name):
+            return Verdict()
+        return self._table.request(
+            request, self.ring, now_ms=now_ms, quorum_contact_ms=quorum_contact_ms
+        )
+
+    def overdue(self, now_ms: int) -> list[LeaveRing]:
+        """Return what takes out nodes whose lease has certainly ended."""
+        return self._table.overdue(self.ring, now_ms) if self._table is not None else []
+
+    def overdue_at_ms(self) -> int | None:
+        """Return when `overdue` may have something new."""
+        return self._table.next_deadline_ms(self.ring) if self._table is not None else None
+
+    def proposal_failed(self, command: RingCommand) -> None:
+        """A command was certainly not appended."""
+        if self._table is not None:
+            self._table.proposal_failed(command)
+
+    # --- The replicated ring --------------------------------------------------------------------
+
+    def apply(self, command: RingCommand, now_ms: int) -> bool:
+        """Apply a committed command; returns whether the ring changed."""
+        return self._adopt(apply(self.ring, command), now_ms)
+
+    def remove_member(self, member_id: MemberId, now_ms: int) -> bool:
+        """A member that was removed leaves the ring; returns whether it changed."""
+        return self._adopt(without_member(self.ring, member_id), now_ms)
+
+    def restore(self, ring: RingState, now_ms: int) -> bool:
+        """Take over the ring of a snapshot."""
+        return self._adopt(ring, now_ms)
+
+    def _adopt(self, ring: RingState, now_ms: int) -> bool:
+        if ring is self.ring or ring == self.ring:
+            return False
+        self.ring = ring
+        if self._table is not None:
+            self._table.ring_changed(ring)
+        self._holder.soon(now_ms)
+        return True
