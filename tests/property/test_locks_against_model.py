@@ -22,7 +22,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from distsync_node.locks import limits
+from distsync_node.locks import deadlines, hashing, limits, state
 from distsync_node.locks.commands import (
     Acquire,
     Cancel,
@@ -245,6 +245,10 @@ def bounds(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> B
     chosen: Bounds = request.param
     for name in Bounds.__dataclass_fields__:
         monkeypatch.setattr(limits, name, getattr(chosen, name))
+    # Housekeeping at every turn instead of every few thousand.
+    monkeypatch.setattr(deadlines, "SLACK", 1)
+    monkeypatch.setattr(hashing, "MAX_PENDING", 3)
+    monkeypatch.setattr(state, "SUPERSEDED_SLACK", 0)
     return chosen
 
 

@@ -17,11 +17,14 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 GONE = -1
-_SLACK = 64
+SLACK = 64
 
 
 class DeadlineHeap(Generic[T]):
-    """Items by deadline. `current` tells an item's deadline now, or GONE; `identity` names it."""
+    """Items by deadline. `current` tells an item's deadline now, or GONE; `identity` names it.
+
+    An item is pushed once `current` knows it: pushing may clean the heap.
+    """
 
     __slots__ = ("_clean_at", "_current", "_heap", "_identity", "_pushes")
 
@@ -30,7 +33,7 @@ class DeadlineHeap(Generic[T]):
         self._identity = identity
         self._heap: list[tuple[int, int, T]] = []
         self._pushes = 0  # makes entries unique, so that items are never compared
-        self._clean_at = _SLACK
+        self._clean_at = SLACK
 
     def __len__(self) -> int:
         return len(self._heap)
@@ -80,4 +83,4 @@ class DeadlineHeap(Generic[T]):
                 live[self._identity(item)] = (actual_ms, number, item)
         self._heap = list(live.values())
         heapq.heapify(self._heap)
-        self._clean_at = 2 * len(self._heap) + _SLACK
+        self._clean_at = 2 * len(self._heap) + SLACK

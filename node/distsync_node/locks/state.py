@@ -41,7 +41,7 @@ from distsync_node.locks.records import (
     WaitingRequest,
 )
 
-_SUPERSEDED_SLACK = 64
+SUPERSEDED_SLACK = 64
 
 
 class Session(msgspec.Struct, gc=False, eq=False):
@@ -250,8 +250,8 @@ class LockState:
         self.waits_of.setdefault(request.owner, {})[request.sequence] = request
         if request.session is not None:
             self.sessions[request.session].waits[request.sequence] = request
-        self.wait_deadlines.push(request.deadline_ms, request)
         self.record(request.key, request)
+        self.wait_deadlines.push(request.deadline_ms, request)  # after the record: it looks there
         self.hash.add(request)
 
     def count_attach(self, request: WaitingRequest) -> int:
@@ -290,8 +290,8 @@ class LockState:
     def add_session(self, lease: SessionLease) -> None:
         """Open a session."""
         self.sessions[lease.id] = Session(lease)
-        self.session_deadlines.push(lease.deadline_ms, lease)
         self.record(lease.key, lease)
+        self.session_deadlines.push(lease.deadline_ms, lease)
         self.hash.add(lease)
 
     def renew_session(self, session: Session) -> int:
@@ -333,7 +333,7 @@ class LockState:
         self.hash.add(end)
         if self.finished_count > limits.MAX_REQUESTS_REMEMBERED:
             self.forget_before(-1)
-        if len(self.finished) > 2 * self.finished_count + _SUPERSEDED_SLACK:
+        if len(self.finished) > 2 * self.finished_count + SUPERSEDED_SLACK:
             self.finished = deque(e for e in self.finished if self.requests.get(e.key) is e)
 
     def restore_finished(self, end: FinishedRequest) -> None:
