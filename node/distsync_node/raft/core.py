@@ -164,8 +164,8 @@ class RaftCore:
 
     def _receive(self, sender: MemberId, message: RaftMessage) -> None:
         state = self._state
-        if sender == state.member_id or state.is_removed(sender):
-            return
+        if sender == state.member_id or (state.is_removed(sender) and sender != state.leader):
+            return  # a leader that removed itself may finish its term
         if message.term != state.term and not self._admit(sender, message):
             return
         match message:

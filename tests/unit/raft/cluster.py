@@ -84,7 +84,7 @@ class Disk:
     """What is written stays; what is queued is lost in a crash."""
 
     def __init__(self, first: Snapshot) -> None:
-        self.hard_state = HardState(Term(0), None)
+        self.hard_state = HardState(first.meta.term, None)
         self.snapshot = first
         self.entries: list[Entry] = []
         self.queue: list[Persist] = []
@@ -168,11 +168,13 @@ class Cluster:
     ) -> None:
         self.options = options or RaftOptions()
         self.now_ms = 1_000
+        self.ahead_ms: dict[str, int] = {}  # how far a member's clock runs ahead of the rest
         self.auto_disk = auto_disk
         self.genesis = snapshot(configuration(voters, learners))
         self.machines: dict[MemberId, Machine] = {}
         self.in_flight: list[Flight] = []
         self.cut: set[tuple[str, str]] = set()
+        self.paused: dict[str, list[Flight]] = {}  # what waits in the sockets of stopped members
         self.effects: list[tuple[MemberId, RaftEffect]] = []
         self.watchers: list[Callable[[MemberId, RaftEffect], None]] = []
         self.ref = 0
@@ -189,6 +191,9 @@ class Cluster:
 
     def __getitem__(self, member_id: str) -> RaftCore:
         return self.machines[MemberId(member_id)].up
+
+    def clock(self, member_id: str) -> int:
+        return self.now_ms + self.ahead_ms.get(member_id, 0)
 
     # --- Events -------------------------------------------------------------------------------
 
@@ -227,24 +232,33 @@ class Cluster:
                 self.in_flight.append(Flight(machine.id, send.to, send.message))
                 for watcher in self.watchers:
                     watcher(machine.id, send)
-            self.step(member_id, Persisted(now_ms=self.now_ms, seq=persist.seq))
+            self.step(member_id, Persisted(now_ms=self.clock(member_id), seq=persist.seq))
             count = None if count is None else count - 1
 
     def tick(self, member_id: str) -> list[RaftEffect]:
         """Move the clock to a member's deadline and tick it alone."""
-        self.now_ms = max(self.now_ms, self[member_id].next_deadline_ms())
-        return self.step(member_id, Tick(now_ms=self.now_ms))
+        self.now_ms += max(0, self[member_id].next_deadline_ms() - self.clock(member_id))
+        return self.step(member_id, Tick(now_ms=self.clock(member_id)))
+
+    def tick_early(self, member_id: str) -> list[RaftEffect]:
+        """Let one member's clock run ahead to its deadline and tick it; the others' stand."""
+        early_ms = max(0, self[member_id].next_deadline_ms() - self.clock(member_id))
+        self.ahead_ms[member_id] = self.ahead_ms.get(member_id, 0) + early_ms
+        return self.step(member_id, Tick(now_ms=self.clock(member_id)))
 
     def wait(self, duration_ms: int) -> None:
         """Let time pass for everybody, delivering all the while."""
         end_ms = self.now_ms + duration_ms
         while True:
             self.settle()
-            running = [m for m in self.machines.values() if m.core is not None]
-            due = min(running, key=lambda m: (m.up.next_deadline_ms(), m.id))
-            if due.up.next_deadline_ms() > end_ms:
+            running = [
+                m for m in self.machines.values() if m.core is not None and m.id not in self.paused
+            ]
+            waits = {m.id: m.up.next_deadline_ms() - self.clock(m.id) for m in running}
+            due = min(waits, key=lambda member_id: (waits[member_id], member_id))
+            if self.now_ms + waits[due] > end_ms:
                 break
-            self.tick(due.id)
+            self.tick(due)
         self.now_ms = end_ms
 
     def next_ref(self) -> int:
@@ -255,7 +269,7 @@ class Cluster:
         return self.step(
             member_id,
             Propose(
-                now_ms=self.now_ms,
+                now_ms=self.clock(member_id),
                 ref=self.next_ref(),
                 kind=EntryKind.COMMANDS,
                 stamp_ms=self.now_ms,
@@ -273,7 +287,7 @@ class Cluster:
         return self.step(
             member_id,
             ProposeConfig(
-                now_ms=self.now_ms,
+                now_ms=self.clock(member_id),
                 ref=self.next_ref(),
                 stamp_ms=self.now_ms,
                 change=ConfigChange(operation, member(target, voter=False)),
@@ -282,16 +296,16 @@ class Cluster:
         )
 
     def read(self, member_id: str) -> list[RaftEffect]:
-        return self.step(member_id, ReadIndex(now_ms=self.now_ms, ref=self.next_ref()))
+        return self.step(member_id, ReadIndex(now_ms=self.clock(member_id), ref=self.next_ref()))
 
     def transfer(self, member_id: str, target: str | None = None) -> list[RaftEffect]:
         chosen = None if target is None else MemberId(target)
-        return self.step(member_id, TransferLeadership(now_ms=self.now_ms, target=chosen))
+        return self.step(member_id, TransferLeadership(now_ms=self.clock(member_id), target=chosen))
 
     def compact(self, member_id: str, index: int | None = None) -> list[RaftEffect]:
         machine = self.machines[MemberId(member_id)]
         state = machine.take_snapshot(machine.up.applied_index if index is None else index)
-        return self.step(member_id, Compact(now_ms=self.now_ms, snapshot=state))
+        return self.step(member_id, Compact(now_ms=self.clock(member_id), snapshot=state))
 
     # --- Network ------------------------------------------------------------------------------
 
@@ -300,7 +314,10 @@ class Cluster:
         machine = self.machines.get(flight.to)
         if machine is None or machine.core is None or (flight.sender, flight.to) in self.cut:
             return
-        event = Receive(now_ms=self.now_ms, sender=flight.sender, message=flight.message)
+        if flight.to in self.paused:
+            self.paused[flight.to].append(flight)
+            return
+        event = Receive(now_ms=self.clock(flight.to), sender=flight.sender, message=flight.message)
         self.step(flight.to, event)
 
     def settle(self) -> None:
@@ -321,6 +338,14 @@ class Cluster:
         for other in self.machines:
             self.cut |= {(member_id, other), (other, member_id)}
 
+    def pause(self, member_id: str) -> None:
+        """Stop a process: it sees neither time nor messages, and then all at once."""
+        self.paused[member_id] = []
+
+    def resume(self, member_id: str) -> None:
+        for flight in self.paused.pop(member_id):
+            self.deliver(flight)
+
     def heal(self) -> None:
         self.cut.clear()
 
@@ -337,7 +362,7 @@ class Cluster:
         machine.disk.queue.clear()
         machine.restore(machine.disk.snapshot)
         recovered = machine.disk.recovered(machine.id)
-        machine.core = RaftCore(recovered, self.options, machine.random, self.now_ms)
+        machine.core = RaftCore(recovered, self.options, machine.random, self.clock(member_id))
         machine.core.check_invariants()
         return machine.core
 
