@@ -2,6 +2,7 @@
 
     DistSyncError                      code, status, retriable
       BadRequest                 422   a field is wrong; names it
+        MalformedRequest         400
         MalformedBody            400
         PayloadTooLarge          413
         PathTooLong              414
@@ -51,6 +52,13 @@ class BadRequest(DistSyncError):
 
     code = "bad_request"
     status = 422
+
+
+class MalformedRequest(BadRequest):
+    """What came is not HTTP."""
+
+    code = "malformed_request"
+    status = 400
 
 
 class MalformedBody(BadRequest):

@@ -167,7 +167,8 @@ class Patience:
 
     def _begin(self, calls: dict[Call, float], call: Call) -> None:
         loop = asyncio.get_running_loop()
-        call.task = asyncio.current_task()
+        if call.task is None:
+            call.task = asyncio.current_task()
         calls[call] = loop.time()
         if self._timer is None:
             self._timer = loop.call_later(self._interval_s, self._sweep)
@@ -282,9 +283,11 @@ class Bodies:
 
 def _decode(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
     try:
-        return decoder.decode(body)
-    except msgspec.ValidationError as error:
-        raise field_error(error) from None
+        try:
+            return decoder.decode(body)
+        except msgspec.ValidationError as error:
+            msgspec.json.decode(body)  # the first error may not be the worst: is it JSON at all?
+            raise field_error(error) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise MalformedBody(f"the body is not JSON: {error}") from None
 

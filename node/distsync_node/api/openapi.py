@@ -56,6 +56,18 @@ _SAMPLES: tuple[DistSyncError, ...] = (
 )
 _SAMPLE_OF = {type(sample): sample for sample in _SAMPLES}
 
+# What holds between members of a body; a struct has no words for it.
+_RULES: dict[str, dict[str, Any]] = {
+    "AcquireRequest": {
+        "if": {"properties": {"limit": {"type": "integer"}}, "required": ["limit"]},
+        "then": {"properties": {"mode": {"const": "shared"}}, "required": ["mode"]},
+    },
+    "ForceReleaseRequest": {
+        "if": {"properties": {"owner": {"minLength": 1}}, "required": ["owner"]},
+        "then": {"properties": {"token": {"minimum": 1}}, "required": ["token"]},
+    },
+}
+
 _HEADERS: dict[str, Any] = {
     "Distsync-Leader": {
         "description": "Where clients reach the leader, if one is known",
@@ -121,7 +133,7 @@ def _structs(operations: tuple[Operation, ...]) -> list[Any]:
 def _schemas(operations: tuple[Operation, ...]) -> dict[str, Any]:
     structs = _structs(operations)
     _, components = msgspec.json.schema_components(structs, ref_template=_REFERENCE)
-    return dict(sorted(components.items()))
+    return {name: {**schema, **_RULES.get(name, {})} for name, schema in sorted(components.items())}
 
 
 def _operation(operation: Operation) -> dict[str, Any]:

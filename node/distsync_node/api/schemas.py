@@ -18,9 +18,15 @@ MAX_WAIT_MS = 600_000
 MAX_NAME_BYTES = 512
 MAX_BODY_BYTES = 256 * 1024
 
+NAME_PATTERN = "^[^\\u0000-\\u001f\\u007f-\\u009f]*$"
 Name = Annotated[
     str,
-    Meta(min_length=1, max_length=MAX_NAME_BYTES, description="Lock name, 1 to 512 bytes of UTF-8"),
+    Meta(
+        min_length=1,
+        max_length=MAX_NAME_BYTES,
+        description="Lock name, 1 to 512 bytes of UTF-8 without control characters",
+        extra_json_schema={"pattern": NAME_PATTERN},  # checked beside the length in bytes
+    ),
 ]
 Owner = Annotated[
     str,

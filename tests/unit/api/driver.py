@@ -25,6 +25,8 @@ class Exchange:
         self.headers: dict[str, str] = {}
         self.body = b""
         self.is_complete = False
+        self._is_open = asyncio.Event()
+        self._is_open.set()
         self._inbox: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self._progress = asyncio.Condition()
         scope = {
@@ -47,6 +49,7 @@ class Exchange:
         self.task = asyncio.ensure_future(app(scope, self._inbox.get, self._send))
 
     async def _send(self, message: dict[str, Any]) -> None:
+        await self._is_open.wait()
         async with self._progress:
             if message["type"] == "http.response.start":
                 self.status = message["status"]
@@ -63,6 +66,10 @@ class Exchange:
 
     def disconnect(self) -> None:
         self._inbox.put_nowait({"type": "http.disconnect"})
+
+    def block(self) -> None:
+        """Read nothing any more: what the app sends from now on waits."""
+        self._is_open.clear()
 
     async def until(self, condition: Any, timeout_s: float = 5) -> None:
         """Wait until `condition(self)` is true of what has been sent."""

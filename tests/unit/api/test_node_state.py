@@ -1,0 +1,104 @@
+"""What a node says of itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+from unit.api.local_node import LEADER_URL, LocalNode
+
+from distsync_node import __version__
+from distsync_node.errors import NoLeader, Uninitialised
+
+
+async def test_status_has_roles_indexes_and_members(client: httpx.AsyncClient) -> None:
+    await client.post("/lock/acquire", json={"name": "x", "owner": "a"})
+    await client.post("/session")
+    status = (await client.get("/cluster/status")).json()
+    members = status.pop("members")
+    assert status == {
+        "node": "node-1",
+        "member_id": "id-node-1",
+        "state": "member",
+        "role": "leader",
+        "leader": "node-1",
+        "leader_url": LEADER_URL,
+        "term": 3,
+        "commit_index": 1_204,
+        "applied_index": 1_203,
+        "config_index": 7,
+        "cluster_id": "c-1",
+        "cluster_version": 1,
+        "version": __version__,
+        "ready": True,
+        "disk_full": False,
+        "locks": 1,
+        "waiters": 0,
+        "sessions": 1,
+    }
+    assert [(member["name"], member["role"]) for member in members] == [
+        ("node-1", "leader"),
+        ("node-2", "follower"),
+        ("node-3", "learner"),
+    ]
+    assert members[1]["match_index"] == 1_200
+    assert members[1]["last_contact_ms"] == 12
+    assert members[2]["match_index"] is None
+
+
+async def test_status_answers_without_a_leader(client: httpx.AsyncClient, node: LocalNode) -> None:
+    node.leader = None
+    node.error = NoLeader("none")
+    status = (await client.get("/cluster/status")).json()
+    assert status["leader"] is None
+    assert status["ready"] is False
+
+
+async def test_status_answers_while_the_disk_is_read(
+    client: httpx.AsyncClient, node: LocalNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def reading(_node: LocalNode) -> Any:
+        raise Uninitialised("this node is still reading its data directory")
+
+    monkeypatch.setattr(LocalNode, "machine", property(reading))
+    status = await client.get("/cluster/status")
+    assert status.status_code == 200
+    assert status.json()["locks"] == 0
+    assert (await client.get("/metrics")).status_code == 200
+
+
+async def test_health_needs_no_cluster(client: httpx.AsyncClient, node: LocalNode) -> None:
+    node.leader = None
+    node.error = NoLeader("none")
+    node.changes = {"state": "uninitialised"}
+    answer = await client.get("/healthz")
+    assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
+
+
+async def test_member_with_a_leader_is_ready(client: httpx.AsyncClient) -> None:
+    answer = await client.get("/readyz")
+    assert (answer.status_code, answer.json()) == (200, {"status": "ready"})
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"state": "uninitialised", "ready": False}, "uninitialised"),
+        ({"state": "joining", "ready": False}, "uninitialised"),
+        ({"state": "removed", "ready": False}, "member_removed"),
+        ({"state": "stopped", "ready": False}, "shutting_down"),
+        ({"leader": None, "ready": False}, "no_leader"),
+        ({"ready": False}, "shutting_down"),
+    ],
+)
+async def test_unready_says_why(
+    client: httpx.AsyncClient, node: LocalNode, changes: dict[str, Any], code: str
+) -> None:
+    node.changes = changes
+    answer = await client.get("/readyz")
+    assert answer.status_code == 503
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.headers["retry-after"] == "1"
+    assert answer.json()["code"] == code
+    assert answer.json()["detail"]
