@@ -88,11 +88,12 @@ class Verdict:
 class LeaseTable:
     """The leader's side. It starts empty with each leadership."""
 
-    __slots__ = ("_ends_ms", "_leading_since_ms", "_leaving", "_options")
+    __slots__ = ("_ends_ms", "_known", "_leading_since_ms", "_leaving", "_options")
 
-    def __init__(self, options: LeaseOptions, now_ms: int) -> None:
+    def __init__(self, options: LeaseOptions, ring: RingState, now_ms: int) -> None:
         self._options = options
         self._leading_since_ms = now_ms
+        self._known = set(ring.servers)
         self._ends_ms: dict[Server, int] = {}
         self._leaving: set[Server] = set()
 
@@ -137,9 +138,12 @@ class LeaseTable:
         ends = [self._ends(server) for server in ring.servers if server not in self._leaving]
         return min(ends, default=None)
 
-    def ring_changed(self, ring: RingState) -> None:
-        """Forget servers that have left."""
+    def ring_changed(self, ring: RingState, now_ms: int) -> None:
+        """Forget servers that have left; one that entered has a lease's time to ask for one."""
         serving = set(ring.servers)
+        for server in serving - self._known:
+            self._ends_ms[server] = now_ms + self._options.granted_ms
+        self._known = serving
         self._leaving &= serving
         for server in [known for known in self._ends_ms if known not in serving]:
             del self._ends_ms[server]
@@ -197,6 +201,10 @@ class LeaseHolder:
         if len(self._sent_ms) > REMEMBERED_REQUESTS:
             self._sent_ms.popitem(last=False)
         return LeaseRequest(server, self._sequence, acknowledged, draining)
+
+    def skip(self, now_ms: int) -> None:
+        """There is nobody to send a heartbeat as yet: look again at the next one's time."""
+        self._next_at_ms = now_ms + self._options.heartbeat_ms
 
     def soon(self, now_ms: int) -> None:
         """Send the next heartbeat at once (a new leader, a new epoch)."""

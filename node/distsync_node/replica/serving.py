@@ -59,6 +59,7 @@ class Serving:
         """Return the heartbeat to send now; None while the cluster does not know this member."""
         own = configuration.member(self._member_id)
         if own is None:
+            self._holder.skip(now_ms)
             return None
         server = Server(name=own.name, member=own.id, incarnation=self.incarnation)
         return self._holder.heartbeat(server, self.acknowledged, now_ms, draining=self.draining)
@@ -86,7 +87,7 @@ class Serving:
 
     def lead(self, now_ms: int) -> None:
         """This member's no-op is applied: start an empty table."""
-        self._table = LeaseTable(self._options, now_ms)
+        self._table = LeaseTable(self._options, self.ring, now_ms)
 
     def resign(self) -> None:
         """Grant nothing any more."""
@@ -144,6 +145,6 @@ class Serving:
             return False
         self.ring = ring
         if self._table is not None:
-            self._table.ring_changed(ring)
+            self._table.ring_changed(ring, now_ms)
         self._holder.soon(now_ms)
         return True

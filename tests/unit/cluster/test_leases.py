@@ -56,29 +56,29 @@ def leave(server: Server) -> LeaveRing:
 
 
 def test_a_serving_node_gets_a_lease_of_the_current_epoch() -> None:
-    verdict = ask(LeaseTable(OPTIONS, 0), now_ms=10)
+    verdict = ask(LeaseTable(OPTIONS, RING, 0), now_ms=10)
     assert verdict.grant == LeaseGrant(Incarnation(1), 7, RING.epoch, OPTIONS.lease_ms)
 
 
 def test_a_newcomer_enters_the_ring_before_it_gets_a_lease() -> None:
-    assert ask(LeaseTable(OPTIONS, 0), EMPTY_RING, now_ms=10) == Verdict(
+    assert ask(LeaseTable(OPTIONS, RING, 0), EMPTY_RING, now_ms=10) == Verdict(
         command=EnterRing(server=A)
     )
 
 
 def test_nothing_is_granted_on_old_contact_to_a_quorum() -> None:
-    table = LeaseTable(OPTIONS, 0)
+    table = LeaseTable(OPTIONS, RING, 0)
     assert ask(table, now_ms=1_000, contact_ms=1_000 - OPTIONS.freshness_ms).grant is not None
     assert ask(table, now_ms=1_000, contact_ms=999 - OPTIONS.freshness_ms).grant is None
     assert ask(table, now_ms=1_000, contact_ms=None).grant is None
 
 
 def test_a_node_that_has_not_acknowledged_the_epoch_gets_nothing() -> None:
-    assert ask(LeaseTable(OPTIONS, 0), now_ms=10, acknowledged=0) == Verdict()
+    assert ask(LeaseTable(OPTIONS, RING, 0), now_ms=10, acknowledged=0) == Verdict()
 
 
 def test_a_silent_node_is_taken_out_only_after_its_lease_and_drift() -> None:
-    table = LeaseTable(OPTIONS, -SETTLED_MS)
+    table = LeaseTable(OPTIONS, RING, -SETTLED_MS)
     assert ask(table, now_ms=0).grant is not None
     assert table.overdue(RING, OPTIONS.granted_ms - 1) == []
     assert table.next_deadline_ms(RING) == OPTIONS.granted_ms
@@ -86,13 +86,13 @@ def test_a_silent_node_is_taken_out_only_after_its_lease_and_drift() -> None:
 
 
 def test_a_new_leader_takes_nobody_out_while_earlier_grants_may_live() -> None:
-    table = LeaseTable(OPTIONS, 0)
+    table = LeaseTable(OPTIONS, RING, 0)
     assert table.overdue(RING, OPTIONS.takeover_ms - 1) == []
     assert table.overdue(RING, OPTIONS.takeover_ms) == [leave(A)]
 
 
 def test_from_the_proposal_on_the_leaving_node_gets_nothing() -> None:
-    table = LeaseTable(OPTIONS, 0)
+    table = LeaseTable(OPTIONS, RING, 0)
     assert table.overdue(RING, SETTLED_MS) == [leave(A)]
     assert ask(table, now_ms=SETTLED_MS) == Verdict()
     assert table.overdue(RING, SETTLED_MS + 1) == []
@@ -101,25 +101,32 @@ def test_from_the_proposal_on_the_leaving_node_gets_nothing() -> None:
 
 
 def test_a_draining_node_leaves_at_once() -> None:
-    table = LeaseTable(OPTIONS, 0)
+    table = LeaseTable(OPTIONS, RING, 0)
     assert ask(table, now_ms=10, draining=True) == Verdict(command=leave(A))
     assert ask(table, now_ms=20) == Verdict()
 
 
 def test_a_restarted_node_waits_for_the_lease_of_its_earlier_incarnation() -> None:
-    table = LeaseTable(OPTIONS, -SETTLED_MS)
+    table = LeaseTable(OPTIONS, RING, -SETTLED_MS)
     assert ask(table, now_ms=0).grant is not None
     assert ask(table, now_ms=10, server=A2) == Verdict()
     assert ask(table, now_ms=OPTIONS.granted_ms, server=A2) == Verdict(command=EnterRing(server=A2))
 
 
 def test_a_server_that_left_is_forgotten() -> None:
-    table = LeaseTable(OPTIONS, -SETTLED_MS)
+    table = LeaseTable(OPTIONS, RING, -SETTLED_MS)
     table.overdue(RING, SETTLED_MS)
     gone = apply(RING, leave(A))
-    table.ring_changed(gone)
+    table.ring_changed(gone, SETTLED_MS)
     back = apply(gone, EnterRing(server=A))
     assert ask(table, back, now_ms=SETTLED_MS).grant is not None
+
+
+def test_a_server_that_enters_late_is_not_overdue_at_once() -> None:
+    table = LeaseTable(OPTIONS, EMPTY_RING, 0)
+    table.ring_changed(RING, 50_000)
+    assert table.overdue(RING, 50_000 + OPTIONS.granted_ms - 1) == []
+    assert table.overdue(RING, 50_000 + OPTIONS.granted_ms) == [leave(A)]
 
 
 def test_a_lease_counts_from_the_sending_of_its_request() -> None:
@@ -157,7 +164,7 @@ def test_no_lease_outlives_the_leaders_table(
     delays: list[tuple[int, int, bool]], holder_rate: int
 ) -> None:
     """Requests and grants late or lost, clocks 1 % apart: the table's end is never the earlier."""
-    table = LeaseTable(OPTIONS, -SETTLED_MS)
+    table = LeaseTable(OPTIONS, RING, -SETTLED_MS)
     holder = LeaseHolder(OPTIONS, 0)
 
     def holder_clock(true_ms: int) -> int:

@@ -1,0 +1,539 @@
+"""What one replica decides: whose member it is, what it answers, when time is committed."""
+
+from __future__ import annotations
+
+from distsync_node.locks.commands import (
+    Acquire,
+    Done,
+    Granted,
+    KeepAlive,
+    OpenSession,
+    RefusalCode,
+    Refused,
+    Release,
+    RequestKey,
+    SessionId,
+)
+from distsync_node.raft.types import (
+    AppendRequest,
+    ConfigOperation,
+    LogIndex,
+    Member,
+    MemberId,
+    Term,
+)
+from distsync_node.replica.types import (
+    AdminDone,
+    Answer,
+    AnswerCode,
+    AnswerEnvelope,
+    AwaitApplied,
+    Bootstrap,
+    ChangeMembership,
+    Disconnect,
+    DiskFullChanged,
+    Diverged,
+    Envelope,
+    Initialise,
+    MarkRemoved,
+    Parked,
+    ReadAt,
+    ReceiveAnswer,
+    ReceiveEnvelope,
+    Rejected,
+    RejectReason,
+    ReplicaOptions,
+    Reply,
+    RingChanged,
+    Stop,
+    Submit,
+    SubmitRead,
+)
+from unit.replica.pump import Pump, acquire
+
+HELLO = AppendRequest(Term(2), LogIndex(1), Term(1), LogIndex(1), 1)
+
+
+def hear(
+    pump: Pump, to: str, *, cluster: str = "k", meant_for: str = "", sender: str = "m1"
+) -> Answer:
+    """Have a replica receive an append; return how it was taken."""
+    replica = pump.replicas[MemberId(to)]
+    envelope = Envelope(cluster, MemberId(sender), MemberId(meant_for or to), (1, 1), (HELLO,))
+    for effect in replica.step(ReceiveEnvelope(now_ms=pump.now_ms, envelope=envelope)):
+        if isinstance(effect, AnswerEnvelope):
+            return effect.answer
+    raise AssertionError("no answer")
+
+
+# --- Belonging ----------------------------------------------------------------------------------
+
+
+def test_three_members_form_a_cluster_and_answer_a_command() -> None:
+    pump = Pump()
+    pump.form()
+    pump.submit(10, acquire("a", "o", request="1"))
+    pump.run(50)
+    (reply,) = pump.of_kind(Reply, 10)
+    assert isinstance(reply.outcome, Granted)
+    assert 900 < reply.remaining_ms <= 1_000
+    pump.run(500)
+    assert len({replica.machine.state_hash() for replica in pump.replicas.values()}) == 1
+
+
+def test_a_bootstrap_that_does_not_list_this_very_id_is_refused() -> None:
+    pump = Pump(1)
+    pump.start(MemberId("wiped"), seed=9)
+    pump.step(
+        MemberId("wiped"),
+        Bootstrap(now_ms=pump.now_ms, ref=1, cluster_id="k", members=pump.members),
+    )
+    assert pump.of_kind(Rejected)[0].reason is RejectReason.NOT_LISTED
+    assert pump.replicas[MemberId("wiped")].state == "uninitialised"
+
+
+def test_a_bootstrap_is_idempotent_and_a_second_cluster_is_refused() -> None:
+    pump = Pump()
+    pump.form()
+
+    def again(ref: int, cluster_id: str, members: tuple[Member, ...]) -> None:
+        pump.step(
+            MemberId("m1"),
+            Bootstrap(now_ms=pump.now_ms, ref=ref, cluster_id=cluster_id, members=members),
+        )
+
+    again(20, "k", pump.members)
+    again(21, "other", pump.members)
+    again(22, "k", pump.members[:1])
+    assert pump.of_kind(AdminDone, 20)
+    assert [r.reason for r in pump.of_kind(Rejected)] == [RejectReason.ALREADY_BOOTSTRAPPED] * 2
+
+
+def test_an_empty_member_adopts_one_cluster_only_and_only_under_its_very_id() -> None:
+    pump = Pump(1)
+    assert hear(pump, "m1", meant_for="old-id").code is AnswerCode.MEMBER_MISMATCH
+    assert pump.replicas[MemberId("m1")].state == "uninitialised"
+    assert hear(pump, "m1").code is AnswerCode.ACCEPTED
+    assert pump.replicas[MemberId("m1")].state == "joining"
+    assert hear(pump, "m1", cluster="other").code is AnswerCode.CLUSTER_MISMATCH
+
+
+def test_an_empty_member_votes_for_nobody_before_its_cluster_is_on_disk() -> None:
+    replica = Pump(1).replicas[MemberId("m1")]
+    envelope = Envelope("k", MemberId("m2"), MemberId("m1"), (1, 1), (HELLO,))
+    effects = replica.step(ReceiveEnvelope(now_ms=5, envelope=envelope))
+    assert [type(effect) for effect in effects] == [AnswerEnvelope, Initialise]
+
+
+def test_messages_of_another_cluster_or_for_another_id_change_nothing() -> None:
+    pump = Pump()
+    pump.form()
+    before = [(r.raft.term, r.raft.last_index) for r in pump.replicas.values() if r.raft]
+    assert hear(pump, "m1", cluster="other").code is AnswerCode.CLUSTER_MISMATCH
+    assert hear(pump, "m1", meant_for="m2").code is AnswerCode.MEMBER_MISMATCH
+    assert before == [(r.raft.term, r.raft.last_index) for r in pump.replicas.values() if r.raft]
+
+
+def test_a_removed_member_idles_and_its_messages_are_refused() -> None:
+    pump = Pump()
+    leader = pump.form()
+    victim = next(m for m in pump.members if m.id != leader.member_id)
+    pump.step(
+        leader.member_id,
+        ChangeMembership(
+            now_ms=pump.now_ms, ref=5, operation=ConfigOperation.REMOVE, member=victim
+        ),
+    )
+    pump.run(1_500)
+    assert pump.of_kind(AdminDone, 5)
+    assert hear(pump, leader.member_id, sender=victim.id).code is AnswerCode.SENDER_REMOVED
+    removed = pump.replicas[victim.id]
+    removed.step(
+        ReceiveAnswer(
+            now_ms=pump.now_ms,
+            answer=Answer(
+                AnswerCode.SENDER_REMOVED,
+                "k",
+                leader.member_id,
+                leader.configuration.index,
+                (1, 1),
+            ),
+        )
+    )
+    assert removed.state == "removed"
+    assert hear(pump, victim.id).code is AnswerCode.NOT_SERVING
+    assert removed.next_deadline_ms() is None
+    (effect,) = removed.step(
+        Submit(now_ms=pump.now_ms, ref=9, command=acquire("a", "o", request="1"))
+    )
+    assert isinstance(effect, Rejected)
+    assert effect.reason is RejectReason.REMOVED
+
+
+def test_a_member_told_of_its_removal_marks_it_on_disk_once() -> None:
+    pump = Pump()
+    pump.form()
+    told = ReceiveAnswer(
+        now_ms=pump.now_ms,
+        answer=Answer(AnswerCode.SENDER_REMOVED, "k", MemberId("m2"), LogIndex(99), (1, 1)),
+    )
+    pump.step(MemberId("m1"), told)
+    pump.step(MemberId("m1"), told)
+    assert len(pump.of_kind(MarkRemoved)) == 1
+
+
+def test_an_older_configuration_cannot_remove_anybody() -> None:
+    pump = Pump()
+    pump.form()
+    stale = Answer(AnswerCode.SENDER_REMOVED, "k", MemberId("m2"), LogIndex(0), (1, 1))
+    pump.step(MemberId("m1"), ReceiveAnswer(now_ms=pump.now_ms, answer=stale))
+    assert pump.replicas[MemberId("m1")].state == "member"
+
+
+# --- Commands -----------------------------------------------------------------------------------
+
+
+def test_a_follower_proposes_nothing_and_names_the_leader() -> None:
+    pump = Pump()
+    leader = pump.form()
+    follower = next(r for r in pump.replicas.values() if r is not leader)
+    pump.submit(10, acquire("a", "o", request="1"), follower)
+    (rejected,) = pump.of_kind(Rejected, 10)
+    assert (rejected.reason, rejected.leader) == (RejectReason.NOT_LEADER, leader.member_id)
+
+
+def test_a_leader_without_its_quorum_says_that_the_outcome_is_unknown() -> None:
+    pump = Pump()
+    leader = pump.form()
+    pump.cut = {m.id for m in pump.members if m.id != leader.member_id}
+    pump.submit(10, acquire("a", "o", request="1"))
+    pump.run(2_000)
+    (rejected,) = pump.of_kind(Rejected, 10)
+    assert rejected.reason is RejectReason.LEADERSHIP_LOST
+    assert not leader.is_ready_leader
+
+
+def test_a_waiting_request_is_parked_and_told_when_granted() -> None:
+    pump = Pump()
+    pump.form()
+    pump.submit(10, acquire("a", "o1", request="1", ttl_ms=60_000))
+    pump.submit(11, acquire("a", "o2", request="2", wait_ms=10_000))
+    pump.run(100)
+    assert [parked.attempt for parked in pump.of_kind(Parked, 11)] == [1]
+    (first,) = pump.of_kind(Reply, 10)
+    release = Release(
+        key=RequestKey(client="c", request="3"),
+        digest=b"r",
+        name="a",
+        owner="o1",
+        token=first.outcome.grants[0].token,
+    )
+    pump.submit(12, release)
+    pump.run(100)
+    (granted,) = pump.of_kind(Reply, 11)
+    assert granted.outcome.owner == "o2"
+
+
+def test_a_retry_survives_the_cancel_of_the_first_attempts_connection() -> None:
+    pump = Pump()
+    leader = pump.form()
+    pump.submit(10, acquire("a", "o1", request="1", ttl_ms=500))
+    waiting = acquire("a", "o2", request="2", wait_ms=10_000)
+    pump.submit(11, waiting)
+    pump.run(50)
+    pump.submit(12, waiting)
+    pump.step(leader.member_id, Disconnect(now_ms=pump.now_ms, ref=11))
+    pump.run(2_000)
+    assert pump.of_kind(Reply, 11) == []
+    (reply,) = pump.of_kind(Reply, 12)
+    assert isinstance(reply.outcome, Granted)
+
+
+def test_a_disconnect_cancels_the_wait() -> None:
+    pump = Pump()
+    leader = pump.form()
+    pump.submit(10, acquire("a", "o1", request="1", ttl_ms=60_000))
+    pump.submit(11, acquire("a", "o2", request="2", wait_ms=60_000))
+    pump.run(50)
+    pump.step(leader.member_id, Disconnect(now_ms=pump.now_ms, ref=11))
+    pump.run(50)
+    view = leader.machine.lock_view("a")
+    assert view is not None
+    assert len(view.waiters) == 0
+
+
+def test_a_disconnect_before_the_entry_is_applied_cancels_the_wait_too() -> None:
+    pump = Pump()
+    leader = pump.form()
+    pump.submit(10, acquire("a", "o1", request="1", ttl_ms=60_000))
+    pump.submit(11, acquire("a", "o2", request="2", wait_ms=60_000))
+    pump.step(leader.member_id, Disconnect(now_ms=pump.now_ms, ref=11))
+    pump.run(100)
+    view = leader.machine.lock_view("a")
+    assert view is not None
+    assert len(view.waiters) == 0
+    assert pump.of_kind(Parked, 11) == []
+
+
+def test_renewals_of_a_session_in_one_moment_are_one_command_and_each_is_answered() -> None:
+    pump = Pump()
+    leader = pump.form()
+    session = SessionId("s")
+    opened = OpenSession(
+        key=RequestKey(client="c", request="1"), digest=b"s", session=session, ttl_ms=1_000
+    )
+    pump.submit(10, opened)
+    pump.run(50)
+    for ref in (11, 12):
+        pump.step(
+            leader.member_id,
+            Submit(now_ms=pump.now_ms, ref=ref, command=KeepAlive(sessions=(session,))),
+        )
+    pump.submit(13, KeepAlive(sessions=(SessionId("gone"),)))
+    pump.run(50)
+    for ref in (11, 12):
+        (reply,) = pump.of_kind(Reply, ref)
+        assert isinstance(reply.outcome, Done)
+        assert reply.remaining_ms > 900
+    (refused,) = pump.of_kind(Reply, 13)
+    assert refused.outcome == Refused(code=RefusalCode.SESSION_NOT_FOUND, name="gone")
+
+
+def test_a_read_waits_for_its_index_on_a_follower() -> None:
+    pump = Pump()
+    leader = pump.form()
+    follower = next(r for r in pump.replicas.values() if r is not leader)
+    pump.submit(10, acquire("a", "o", request="1"))
+    pump.step(leader.member_id, SubmitRead(now_ms=pump.now_ms, ref=11))
+    pump.run(20)
+    assert pump.of_kind(ReadAt, 11)
+    assert leader.raft is not None
+    index = leader.raft.applied_index
+    pump.step(follower.member_id, AwaitApplied(now_ms=pump.now_ms, ref=12, index=index))
+    pump.run(200)
+    assert pump.of_kind(ReadAt, 12)
+    assert follower.machine.lock_view("a") is not None
+
+
+# --- Time ---------------------------------------------------------------------------------------
+
+
+def test_a_stamp_is_committed_every_half_second_while_leases_exist() -> None:
+    pump = Pump()
+    leader = pump.form()
+    assert leader.raft is not None
+    pump.run(5_000)
+    idle = leader.raft.last_index
+    pump.run(5_000)
+    assert leader.raft.last_index == idle
+    pump.submit(10, acquire("a", "o", request="1", ttl_ms=20_000))
+    pump.run(10_000)
+    assert 18 <= leader.raft.last_index - idle <= 23
+
+
+def test_ten_leader_changes_end_no_lease_early_and_keep_none_alive() -> None:
+    pump = Pump()
+    pump.form()
+    pump.submit(10, acquire("a", "o", request="1", ttl_ms=30_000))
+    pump.run(50)
+    started_ms = pump.now_ms - 50
+    for _ in range(10):
+        pump.cut = {pump.leader.member_id}
+        pump.run(1_800)
+    assert pump.leader.machine.lock_view("a") is not None
+    pump.run(started_ms + 30_000 - pump.now_ms - 200)
+    assert pump.leader.machine.lock_view("a") is not None
+    pump.run(200 + 10 * 50 + 1_000)
+    assert pump.leader.machine.lock_view("a") is None
+
+
+def test_a_stale_expiry_after_a_renewal_ends_nothing() -> None:
+    pump = Pump()
+    leader = pump.form()
+    command: Acquire = acquire("a", "o", request="1", ttl_ms=1_000)
+    pump.submit(10, command)
+    pump.run(2_500)
+    (reply,) = pump.of_kind(Reply, 10)
+    assert leader.machine.lock_view("a") is None
+    pump.submit(11, command)
+    pump.run(50)
+    (again,) = pump.of_kind(Reply, 11)
+    assert again.outcome == Refused(code=RefusalCode.LOCK_LOST, name="a")
+    assert isinstance(reply.outcome, Granted)
+
+
+# --- Members, disk, divergence ------------------------------------------------------------------
+
+
+def test_a_full_disk_refuses_commands_and_hands_leadership_over() -> None:
+    pump = Pump()
+    leader = pump.form()
+    pump.step(leader.member_id, DiskFullChanged(now_ms=pump.now_ms, full=True))
+    pump.submit(10, acquire("a", "o", request="1"), leader)
+    (rejected,) = pump.of_kind(Rejected, 10)
+    assert rejected.reason is RejectReason.DISK_FULL
+    pump.run(1_000)
+    assert pump.leader is not leader
+
+
+def test_a_live_members_name_is_not_given_away() -> None:
+    pump = Pump()
+    leader = pump.form()
+    other = next(m for m in pump.members if m.id != leader.member_id)
+    stranger = Member(id=MemberId("x"), name=other.name, peer_url="http://x")
+
+    def join(ref: int) -> None:
+        pump.step(
+            leader.member_id,
+            ChangeMembership(
+                now_ms=pump.now_ms,
+                ref=ref,
+                operation=ConfigOperation.ADD_LEARNER,
+                member=stranger,
+            ),
+        )
+
+    join(5)
+    assert pump.of_kind(Rejected, 5)[0].reason is RejectReason.NAME_TAKEN
+    pump.cut = {other.id}
+    pump.run(4_000)
+    join(6)
+    pump.run(100)
+    assert pump.of_kind(AdminDone, 6)
+
+
+def test_a_wiped_node_gets_its_place_back_under_a_new_id() -> None:
+    pump = Pump()
+    leader = pump.form()
+    lost = next(m for m in pump.members if m.id != leader.member_id)
+    pump.cut = {lost.id}
+    pump.run(4_000)
+    new = Member(id=MemberId("new"), name=lost.name, peer_url="http://new")
+    pump.start(new.id, seed=77)
+    pump.step(
+        leader.member_id,
+        ChangeMembership(
+            now_ms=pump.now_ms, ref=5, operation=ConfigOperation.ADD_LEARNER, member=new
+        ),
+    )
+    pump.run(3_000)
+    configuration = pump.leader.configuration
+    assert lost.id in configuration.removed
+    assert new.id in configuration.voters
+    assert len(configuration.voters) == 3
+
+
+def test_a_member_whose_state_differs_stops() -> None:
+    pump = Pump(options=ReplicaOptions(hash_interval=4))
+    leader = pump.form()
+    odd = next(r for r in pump.replicas.values() if r is not leader)
+    odd.machine.apply(acquire("ghost", "o", request="ghost"), odd.clock.floor_ms)
+    for number in range(8):
+        pump.submit(10 + number, acquire(f"a{number}", "o", request=str(number)))
+        pump.run(200)
+    assert odd.state == "stopped"
+    assert [member for _, member, effect in pump.effects if isinstance(effect, Stop)] == [
+        odd.member_id
+    ]
+    assert leader.state == "member"
+
+
+def test_a_leader_whose_state_differs_stops_itself() -> None:
+    pump = Pump(options=ReplicaOptions(hash_interval=4))
+    leader = pump.form()
+    leader.machine.apply(acquire("ghost", "o", request="ghost"), leader.clock.floor_ms)
+    for number in range(4):
+        pump.submit(10 + number, acquire(f"a{number}", "o", request=str(number)), leader)
+        pump.run(200)
+    assert leader.state == "stopped"
+
+
+def test_a_verdict_of_divergence_stops_the_member() -> None:
+    pump = Pump()
+    pump.form()
+    envelope = Envelope("k", MemberId("m2"), MemberId("m1"), (1, 1), (Diverged(index=LogIndex(4)),))
+    pump.step(MemberId("m1"), ReceiveEnvelope(now_ms=pump.now_ms, envelope=envelope))
+    assert pump.replicas[MemberId("m1")].state == "stopped"
+
+
+def test_the_cluster_version_rises_once_every_member_supports_the_next() -> None:
+    pump = Pump(options=ReplicaOptions(supported_versions=(1, 2)))
+    pump.form()
+    pump.run(2_000)
+    assert {replica.cluster_version for replica in pump.replicas.values()} == {2}
+
+
+def test_the_cluster_version_stays_while_one_member_is_old() -> None:
+    pump = Pump(options=ReplicaOptions(supported_versions=(1, 2)))
+    pump.options = ReplicaOptions(supported_versions=(1, 1))
+    pump.start(MemberId("m3"), seed=3)
+    pump.form()
+    pump.run(2_000)
+    assert {replica.cluster_version for replica in pump.replicas.values()} == {1}
+
+
+# --- The ring -----------------------------------------------------------------------------------
+
+
+def serving(pump: Pump) -> list[str]:
+    return [server.name for server in pump.leader.ring.servers]
+
+
+def test_every_member_enters_the_ring_and_holds_a_lease() -> None:
+    pump = Pump()
+    pump.form()
+    pump.run(3_000)
+    assert serving(pump) == ["n1", "n2", "n3"]
+    for replica in pump.replicas.values():
+        assert replica.participant is not None
+        assert replica.participant.serving.lease_ends_ms() > pump.now_ms
+    epochs = [effect.ring.epoch for effect in pump.of_kind(RingChanged)]
+    assert max(epochs) == pump.leader.ring.epoch == 3
+
+
+def test_a_dead_node_leaves_the_ring_after_its_lease_and_returns_as_it_is_heard() -> None:
+    pump = Pump()
+    leader = pump.form()
+    pump.run(3_000)
+    dead = next(r for r in pump.replicas.values() if r is not leader)
+    assert dead.participant is not None
+    lease_ends_ms = dead.participant.serving.lease_ends_ms()
+    pump.cut = {dead.member_id}
+    pump.run(lease_ends_ms - pump.now_ms)
+    assert len(serving(pump)) == 3
+    pump.run(2_000)
+    assert len(serving(pump)) == 2
+    pump.cut = set()
+    pump.run(3_000)
+    assert len(serving(pump)) == 3
+    assert pump.leader.ring.epoch == 5
+
+
+def test_a_new_leader_takes_nobody_out_before_earlier_leases_have_ended() -> None:
+    pump = Pump()
+    old = pump.form()
+    pump.run(3_000)
+    assert old.participant is not None
+    lease_ends_ms = old.participant.serving.lease_ends_ms()
+    pump.cut = {old.member_id}
+    while pump.now_ms < lease_ends_ms:
+        pump.run(50)
+        for replica in pump.replicas.values():
+            assert len(replica.ring.servers) == 3
+    pump.run(3_000)
+    assert len(serving(pump)) == 2
+
+
+def test_a_removed_member_leaves_the_ring() -> None:
+    pump = Pump()
+    leader = pump.form()
+    pump.run(3_000)
+    victim = next(m for m in pump.members if m.id != leader.member_id)
+    pump.step(
+        leader.member_id,
+        ChangeMembership(
+            now_ms=pump.now_ms, ref=5, operation=ConfigOperation.REMOVE, member=victim
+        ),
+    )
+    pump.run(500)
+    assert victim.name not in serving(pump)
