@@ -5,7 +5,9 @@ from distsync import AsyncClient, Client
 
 from __future__ import annotations
 
+from distsync.barriers import Barrier
 from distsync.client import AsyncClient
+from distsync.elections import Election, Leader
 from distsync.errors import (
     BadRequest,
     ClientClosed,
@@ -29,21 +31,31 @@ from distsync.errors import (
     Unavailable,
     WaitTimeout,
 )
+from distsync.latches import Latch
 from distsync.lock_sets import LockSet
 from distsync.locks import Lock
 from distsync.models import ClusterStatus, Holder, LockInfo, Member, Mode, Waiter
 from distsync.sessions import Session
+from distsync.sync_client import Client
+from distsync.sync_locks import SyncLock, SyncLockSet, SyncSession
+from distsync.sync_recipes import ElectionThread, SyncBarrier, SyncElection, SyncLatch
 
 __all__ = [
     "AsyncClient",
     "BadRequest",
+    "Barrier",
+    "Client",
     "ClientClosed",
     "ClusterStatus",
     "Conflict",
     "Deadlock",
     "DiskFull",
     "DistSyncError",
+    "Election",
+    "ElectionThread",
     "Holder",
+    "Latch",
+    "Leader",
     "LimitMismatch",
     "LimitReached",
     "Lock",
@@ -62,6 +74,12 @@ __all__ = [
     "Session",
     "SessionLost",
     "SessionNotFound",
+    "SyncBarrier",
+    "SyncElection",
+    "SyncLatch",
+    "SyncLock",
+    "SyncLockSet",
+    "SyncSession",
     "Unauthorized",
     "Unavailable",
     "WaitTimeout",

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import ssl as ssl_module
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from types import TracebackType
-from urllib.parse import urlencode
 
 from distsync.background import Background
+from distsync.barriers import Barrier
 from distsync.clock import Clock, SystemClock
 from distsync.core import Core, new_client_id
 from distsync.durations import Duration, to_seconds
+from distsync.elections import Election
+from distsync.latches import Latch
 from distsync.lock_sets import LockSet
 from distsync.locks import Lock, OnLost
-from distsync.models import ClusterStatus, LockInfo, LockPage
+from distsync.models import ClusterStatus, LockInfo
 from distsync.nodes import parse_urls
 from distsync.sessions import Session
 from distsync.transport import Transport
@@ -22,8 +24,6 @@ from distsync.waiting import Wait
 from distsync.watching import watch_lock
 
 __all__ = ["AsyncClient"]
-
-_PAGE = 500
 
 
 class AsyncClient:
@@ -87,6 +87,10 @@ class AsyncClient:
     def client_id(self) -> str:
         """What this client calls itself."""
         return self._client_id
+
+    def new_owner(self) -> str:
+        """Return an owner that nobody is yet, for locks that several tasks share."""
+        return self._core.new_owner()
 
     @property
     def leader_url(self) -> str | None:
@@ -160,19 +164,9 @@ class AsyncClient:
         """Return who holds a lock and who waits; linearizable."""
         return await self._core.lock_info(name)
 
-    async def locks(self, prefix: str = "") -> AsyncGenerator[LockInfo, None]:
+    def locks(self, prefix: str = "") -> AsyncGenerator[LockInfo, None]:
         """Yield the locks that somebody holds or awaits, by name; each page is linearizable."""
-        after: str | None = None
-        while True:
-            query = {"prefix": prefix, "limit": str(_PAGE)}
-            if after is not None:
-                query["after"] = after
-            page = (await self._core.transport.get(f"/locks?{urlencode(query)}", LockPage)).value
-            for lock in page.locks:
-                yield lock
-            if page.next is None:
-                return
-            after = page.next
+        return self._core.list_locks(prefix)
 
     def watch(self, name: str) -> AsyncGenerator[LockInfo, None]:
         """Yield the state of a lock now and after changes, until the caller stops.
@@ -180,6 +174,43 @@ class AsyncClient:
         Changes that follow each other quickly may be seen as one. Lost connections are made anew.
         """
         return watch_lock(self._core, name)
+
+    # --- Recipes ----------------------------------------------------------------------------
+
+    def election(
+        self,
+        name: str,
+        *,
+        ttl: Duration = 10.0,
+        candidate: str | None = None,
+        on_elected: Callable[[Election], object] | None = None,
+        on_lost: OnLost | None = None,
+    ) -> Election:
+        """Return a candidate in the election of a leader; see `Election`.
+
+        Args:
+            name: candidates of the same name stand against each other.
+            ttl: after a leader died, another one is elected within this.
+            candidate: what others see as the leader's name; by default the client's id.
+            on_elected: called each time this candidate becomes the leader.
+            on_lost: called each time it stops being the leader against its will.
+        """
+        return Election(
+            self._core,
+            name,
+            ttl=ttl,
+            candidate=candidate,
+            on_elected=on_elected,
+            on_lost=on_lost,
+        )
+
+    def barrier(self, name: str, parties: int, *, ttl: Duration = 10.0) -> Barrier:
+        """Return a barrier at which `parties` callers wait for each other; see `Barrier`."""
+        return Barrier(self._core, name, parties, ttl=ttl)
+
+    def latch(self, name: str, count: int, *, keep: Duration = 86_400.0) -> Latch:
+        """Return a latch that opens when it was counted down `count` times; see `Latch`."""
+        return Latch(self._core, name, count, keep=keep)
 
     # --- The cluster ------------------------------------------------------------------------
 

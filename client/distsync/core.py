@@ -21,9 +21,9 @@ import os
 import re
 import secrets
 import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from typing import Any, TypeAlias, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 from weakref import WeakKeyDictionary, WeakSet
 
 from distsync.background import Background
@@ -44,6 +44,7 @@ from distsync.models import (
     Grant,
     GrantBody,
     LockInfo,
+    LockPage,
     ManyGrant,
     Nothing,
     RenewBody,
@@ -63,6 +64,7 @@ _FIRST_LOOK_SECONDS = 0.02
 _LONGEST_LOOK_SECONDS = 1.0
 _TIMES_ABSENT = 2
 _CLOSE_SECONDS = 1.0
+_PAGE = 500
 
 
 def new_client_id() -> str:
@@ -200,6 +202,20 @@ class Core:
     async def lock_info(self, name: str) -> LockInfo:
         """Return the state of a lock."""
         return (await self.transport.get(lock_path(name), LockInfo)).value
+
+    async def list_locks(self, prefix: str) -> AsyncGenerator[LockInfo, None]:
+        """Yield the locks that somebody holds or awaits, page by page."""
+        after: str | None = None
+        while True:
+            query = {"prefix": prefix, "limit": str(_PAGE)}
+            if after is not None:
+                query["after"] = after
+            page = (await self.transport.get(f"/locks?{urlencode(query)}", LockPage)).value
+            for lock in page.locks:
+                yield lock
+            if page.next is None:
+                return
+            after = page.next
 
     async def close(self) -> None:
         """End every lease and background task and close the connections."""

@@ -19,7 +19,7 @@ from distsync.lease import Lease
 from distsync.locks import OnLost
 from distsync.models import AcquireManyBody, GrantBody
 from distsync.sessions import Session
-from distsync.waiting import Wait, in_pieces, until_of, wait_seconds
+from distsync.waiting import DEFAULT, Default, Wait, in_pieces, until_of, wait_seconds
 
 __all__ = ["LockSet"]
 
@@ -52,6 +52,7 @@ class LockSet:
         self._given_session = session
         self._guard = BodyGuard()
         self._session: Session | None = None
+        self._acquiring: asyncio.Task[object] | None = None
         self._lease: Lease | None = None
         self._listener = 0
         self._owner: str | None = owner
@@ -72,6 +73,11 @@ class LockSet:
         """Whether they are held, by the clock of this moment."""
         return self._lease is not None and self._lease.is_live
 
+    @property
+    def acquired(self) -> bool:
+        """Whether they were acquired and not given back yet; lost ones count."""
+        return self._lease is not None
+
     def expires_in(self) -> float:
         """Return for how many seconds they are held without another renewal."""
         return 0.0 if self._lease is None else self._lease.remaining()
@@ -82,33 +88,37 @@ class LockSet:
             raise NotHolder(f"{', '.join(self.names)}: not held")
         self._lease.check()
 
-    async def acquire(self) -> LockSet:
+    async def acquire(self, wait: Wait | Default = DEFAULT) -> LockSet:
         """Acquire all of them; returns itself. Raises as `Lock.acquire`."""
+        seconds = self._wait if isinstance(wait, Default) else wait_seconds(wait)
+        await self.acquire_as(self._core.owner(), seconds)
+        return self
+
+    async def acquire_as(self, owner: str, seconds: float | None) -> None:
+        """Acquire them for this owner, unless one was given when they were made."""
         if self._session is not None:
             raise RuntimeError("these locks are in use; make another object for them")
-        self._owner = self._fixed_owner or self._core.owner()
-        session = self._given_session or Session(self._core, ttl=self._ttl)
-        self._session = session
+        self._acquiring = asyncio.current_task()
+        self._owner = owner = self._fixed_owner or owner
+        session = self._session = self._given_session or Session(self._core, ttl=self._ttl)
         try:
             if self._given_session is None:
                 await session.open()
-            await self._obtain(session, self._owner)
+            await self._obtain(session, owner, seconds)
         except BaseException:
             self._session = None
             if self._given_session is None:
                 session.close_later()
             raise
-        return self
+        finally:
+            self._acquiring = None
 
     async def try_acquire(self) -> bool:
         """Acquire all of them if all are free now; returns whether they were."""
-        wait, self._wait = self._wait, 0.0
         try:
-            await self.acquire()
+            await self.acquire(wait=0)
         except LockHeld:
             return False
-        finally:
-            self._wait = wait
         return True
 
     async def release(self) -> None:
@@ -118,6 +128,19 @@ class LockSet:
             raise NotHolder(f"{', '.join(self.names)}: not held")
         lease.check()
         await self._release(session)
+
+    async def give_up(self) -> None:
+        """Release them if they are held, after an interrupted acquire; never raises."""
+        if self._acquiring is not None:
+            await asyncio.wait([self._acquiring])
+        _, session = self._let_go()
+        if session is None:
+            return
+        if self._given_session is None:
+            session.close_later()
+            return
+        for body in self._grant_bodies():
+            self._core.release_later(body)
 
     async def __aenter__(self) -> LockSet:
         await self.acquire()
@@ -147,10 +170,10 @@ class LockSet:
         if not isinstance(error, asyncio.CancelledError):
             error.add_note(str(loss))
 
-    async def _obtain(self, session: Session, owner: str) -> None:
+    async def _obtain(self, session: Session, owner: str, seconds: float | None) -> None:
         reply = await in_pieces(
             self._core,
-            until_of(self._core, self._wait),
+            until_of(self._core, seconds),
             lambda wait: self._core.acquire_many(
                 AcquireManyBody(
                     names=list(self.names),
@@ -178,16 +201,18 @@ class LockSet:
         if self._given_session is None:
             await session.close()
             return
-        bodies = [
-            GrantBody(name=name, owner=self._owner or "", token=token, request_id=new_request_id())
-            for name, token in self._tokens.items()
-        ]
-        results = await asyncio.gather(
-            *(self._core.release(body, None) for body in bodies), return_exceptions=True
-        )
+        releases = (self._core.release(body, None) for body in self._grant_bodies())
+        results = await asyncio.gather(*releases, return_exceptions=True)
         for result in results:
             if isinstance(result, BaseException):
                 raise result
+
+    def _grant_bodies(self) -> list[GrantBody]:
+        owner = self._owner or ""
+        return [
+            GrantBody(name=name, owner=owner, token=token, request_id=new_request_id())
+            for name, token in self._tokens.items()
+        ]
 
     def _on_loss(self, error: LockLost) -> None:
         self._guard.interrupt(str(error))

@@ -35,7 +35,7 @@ from distsync.errors import (
 from distsync.lease import Lease, Span
 from distsync.models import AcquireBody, Grant, GrantBody, Mode, UpgradeBody
 from distsync.transport import Reply
-from distsync.waiting import Wait, in_pieces, until_of, wait_seconds
+from distsync.waiting import DEFAULT, Default, Wait, in_pieces, until_of, wait_seconds
 
 if TYPE_CHECKING:
     from distsync.sessions import Session
@@ -50,13 +50,6 @@ OnLost: TypeAlias = Callable[[LockLost], object]
 # A grant is older than its answer by the time the request took; beyond this it is renewed first.
 _STALE_SECONDS: Final = 0.1
 _STALE_RATIO: Final = 0.1
-
-
-class _Default:
-    """Stands for the value that was given when the lock was made."""
-
-
-_DEFAULT: Final = _Default()
 
 
 class Lock:
@@ -94,7 +87,7 @@ class Lock:
         self._token = 0
         self._lease: Lease | None = None
         self._listener = 0
-        self._busy = False
+        self._acquiring: asyncio.Task[object] | None = None
         self._changing = False
         self._doubtful = False
 
@@ -124,6 +117,11 @@ class Lock:
         """Whether it is held, by the clock of this moment."""
         return self._lease is not None and self._lease.is_live
 
+    @property
+    def acquired(self) -> bool:
+        """Whether it was acquired and not given back yet; one that was lost counts."""
+        return self._lease is not None
+
     def expires_in(self) -> float:
         """Return for how many seconds it is held without another renewal; 0 when it is not."""
         return 0.0 if self._lease is None else self._lease.remaining()
@@ -140,7 +138,7 @@ class Lock:
         if (error := self._lease.loss()) is not None:
             raise self._lost(error)
 
-    async def acquire(self, wait: Wait | _Default = _DEFAULT) -> Lock:
+    async def acquire(self, wait: Wait | Default = DEFAULT) -> Lock:
         """Acquire it; returns itself.
 
         A long wait is asked for in pieces of ten minutes. Within a piece the place in the queue is
@@ -155,16 +153,20 @@ class Lock:
             LimitReached: the cluster takes no more waiters or locks.
             Unavailable, OutcomeUnknown: no answer within the client's timeout.
         """
-        if self._busy or self._lease is not None:
-            raise RuntimeError(f"lock {self.name!r} is in use; make another object for it")
-        self._busy = True
-        try:
-            seconds = self._wait if isinstance(wait, _Default) else wait_seconds(wait)
-            self._owner = self._fixed_owner or self._core.owner()
-            await self._obtain(self._owner, seconds)
-        finally:
-            self._busy = False
+        seconds = self._wait if isinstance(wait, Default) else wait_seconds(wait)
+        await self.acquire_as(self._core.owner(), seconds)
         return self
+
+    async def acquire_as(self, owner: str, seconds: float | None) -> None:
+        """Acquire it for this owner, unless one was given when the lock was made."""
+        if self._acquiring is not None or self._lease is not None:
+            raise RuntimeError(f"lock {self.name!r} is in use; make another object for it")
+        self._acquiring = asyncio.current_task()
+        try:
+            self._owner = owner = self._fixed_owner or owner
+            await self._obtain(owner, seconds)
+        finally:
+            self._acquiring = None
 
     async def try_acquire(self) -> bool:
         """Acquire it if it is free now; returns whether it was. Raises as `acquire` otherwise."""
@@ -190,6 +192,14 @@ class Lock:
         if error is not None:
             raise self._lost(error)
         await self._release(lease)
+
+    async def give_up(self) -> None:
+        """Release it if it is held, after an interrupted acquire; never raises."""
+        if self._acquiring is not None:
+            await asyncio.wait([self._acquiring])
+        if (lease := self._lease) is not None:
+            self._let_go(lease)
+            self._core.release_later(self._grant_body())
 
     async def upgrade(self, wait: Wait = None) -> None:
         """Turn a shared grant into an exclusive one, under a new token.

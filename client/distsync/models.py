@@ -48,6 +48,7 @@ class Waiter(_View, frozen=True, kw_only=True):
     mode: Mode
     position: int
     gives_up_in_ms: int
+    upgrade: bool = False
 
     @property
     def gives_up_in(self) -> float:
@@ -56,7 +57,10 @@ class Waiter(_View, frozen=True, kw_only=True):
 
 
 class LockInfo(_View, frozen=True, kw_only=True):
-    """The state of a lock; a free one has no holders. `token` is the newest holder's."""
+    """The state of a lock; a free one has no holders. `token` is the newest holder's.
+
+    The lists show the first holders and waiters only; the counts count all.
+    """
 
     name: str
     mode: Mode | None = None
@@ -65,6 +69,7 @@ class LockInfo(_View, frozen=True, kw_only=True):
     holders: list[Holder] = []
     waiters: list[Waiter] = []
     waiter_count: int = 0
+    holder_count: int = 0
 
     @property
     def held(self) -> bool:

@@ -49,6 +49,7 @@ class Session:
         self._id: str | None = None
         self._lease: Lease | None = None
         self._listener = 0
+        self._opening: asyncio.Task[object] | None = None
 
     @property
     def id(self) -> str:
@@ -77,6 +78,11 @@ class Session:
         """Whether it lives, by the clock of this moment."""
         return self._lease is not None and self._lease.is_live
 
+    @property
+    def acquired(self) -> bool:
+        """Whether it was opened and not closed yet; one that was lost counts."""
+        return self._lease is not None
+
     def expires_in(self) -> float:
         """Return for how many seconds it lives without another keep-alive; 0 when it is over."""
         return 0.0 if self._lease is None else self._lease.remaining()
@@ -100,7 +106,11 @@ class Session:
         if self._id is not None:
             raise RuntimeError("a session is opened once; make another one")
         body = OpenSessionBody(request_id=new_request_id(), ttl_ms=self._ttl_ms)
-        reply = await self._core.transport.post("/session", body, OpenedSession)
+        self._opening = asyncio.current_task()
+        try:
+            reply = await self._core.transport.post("/session", body, OpenedSession)
+        finally:
+            self._opening = None
         self._id = reply.value.session
         span = Span(reply.sent_at, min(self._ttl_ms, reply.value.expires_in_ms) / 1000)
         lease = Lease(
@@ -138,6 +148,12 @@ class Session:
             self.leave_to_expire()
             body = CloseSessionBody(session=self.id, request_id=new_request_id())
             self._core.clean_up(self._close_quietly(body), name="distsync-close-session")
+
+    async def give_up(self) -> None:
+        """Close it if it is open, after an interrupted opening; never raises."""
+        if self._opening is not None:
+            await asyncio.wait([self._opening])
+        self.close_later()
 
     def leave_to_expire(self) -> None:
         """Stop keeping it alive without telling the cluster."""

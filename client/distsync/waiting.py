@@ -14,7 +14,7 @@ from distsync.core import Core
 from distsync.durations import Duration, to_seconds
 from distsync.errors import DistSyncError, LockLost, WaitTimeout
 
-__all__ = ["Wait", "in_pieces", "until_of", "wait_seconds"]
+__all__ = ["DEFAULT", "Default", "Wait", "in_pieces", "until_of", "wait_seconds"]
 
 T = TypeVar("T")
 
@@ -23,6 +23,13 @@ Wait: TypeAlias = Duration | None
 
 _LONGEST_SECONDS: Final = 600.0
 _CANCELLED: Final = "cancelled"
+
+
+class Default:
+    """Stands for the wait that was given when a lock was made."""
+
+
+DEFAULT: Final = Default()
 
 
 def wait_seconds(wait: Wait) -> float | None:
