@@ -6,8 +6,12 @@ finds, and seeded random walks, which are longer and keep the locks contended.
 
 from __future__ import annotations
 
+import os
 import random
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -307,3 +311,29 @@ def walk(seed: int, steps: int) -> Comparison:
 def test_machine_does_what_the_model_says_on_long_walks(bounds: Bounds, seed: int) -> None:
     comparison = walk(seed, 250)
     assert comparison.last_token > 25
+
+
+DESCRIBE_WALK = """
+from distsync_node.locks import limits
+limits.REQUEST_MEMORY_MS = 300
+from property.test_locks_against_model import walk
+comparison = walk(11, 200)
+print(comparison.machine.state_hash(), comparison.machine.lock_views())
+"""
+
+
+def test_the_same_log_gives_the_same_state_under_any_hash_seed() -> None:
+    def describe(seed: str) -> str:
+        tests = str(Path(__file__).parent.parent)
+        return subprocess.run(
+            [sys.executable, "-c", DESCRIBE_WALK],
+            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": tests},
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+        ).stdout
+
+    first = describe("1")
+    assert first == describe("2")
+    assert len(first) > 100

@@ -73,11 +73,11 @@ def decode_state(data: bytes) -> LockState:
     """Build a state from its encoding."""
     try:
         image = _decoder.decode(data)
-    except msgspec.DecodeError as error:
+        if image.format != FORMAT:
+            raise InvariantViolation(f"lock snapshot has format {image.format}, not {FORMAT}")
+        state = _build(image)
+    except (msgspec.DecodeError, UnicodeDecodeError, KeyError) as error:
         raise InvariantViolation(f"lock snapshot cannot be read: {error}") from error
-    if image.format != FORMAT:
-        raise InvariantViolation(f"lock snapshot has format {image.format}, not {FORMAT}")
-    state = _build(image)
     if state.hash.value(state.counters()) != image.state_hash:
         raise InvariantViolation("lock snapshot does not hold the state it claims to hold")
     return state
