@@ -237,9 +237,7 @@ class _Up:
     async def _form(self, caller: Caller) -> _Ready:
         """Create the cluster if that may be done, then wait until all its members are ready."""
         identities = {
-            spec.name: await _until_answered(
-                functools.partial(caller.get, f"{spec.peer_url}/cluster/identity", Identity)
-            )
+            spec.name: await _until_answered(functools.partial(_identity, caller, spec.peer_url))
             for spec in self._specs
         }
         shape = self._directory.shape
@@ -320,6 +318,18 @@ class _Up:
             f"starting it again in {event.pause_seconds:g}s",
             err=True,
         )
+
+
+async def _identity(caller: Caller, peer_url: str) -> Identity:
+    """Ask a node who it is.
+
+    Raises:
+        Unavailable: it does not answer, or has not read its disk yet and so does not know.
+    """
+    identity = await caller.get(f"{peer_url}/cluster/identity", Identity)
+    if not identity.member_id:
+        raise Unavailable(f"{peer_url} is still starting")
+    return identity
 
 
 async def _until_answered(call: Callable[[], Awaitable[_Answer]]) -> _Answer:

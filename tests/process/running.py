@@ -1,0 +1,173 @@
+"""`distsync up` as a real process, for tests: started, read line by line, and ended for certain."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+DEADLINE_SECONDS = 60.0
+COMMAND = (sys.executable, "-m", "distsync.command")
+
+T = TypeVar("T")
+
+
+def eventually(
+    probe: Callable[[], T], *, within_seconds: float = DEADLINE_SECONDS, what: str = ""
+) -> T:
+    """Return the first true value of `probe`; what it raises counts as false."""
+    deadline = time.monotonic() + within_seconds
+    last: object = None
+    while time.monotonic() < deadline:
+        try:
+            if value := probe():
+                return value
+            last = value
+        except Exception as error:
+            last = error
+        time.sleep(0.05)
+    raise AssertionError(f"{what or probe} did not come true in {within_seconds} s: {last!r}")
+
+
+def free_base_port(nodes: int) -> int:
+    """Find a base port whose client and peer ports are all free."""
+    for base_port in range(20_000 + os.getpid() % 1_000 * 10, 60_000, 211):
+        ports = [base_port + i + offset for i in range(1, nodes + 1) for offset in (0, 100)]
+        if all(_is_free(port) for port in ports):
+            return base_port
+    raise AssertionError("no free ports")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process runs; one that ended and that nobody has waited for does not."""
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return status.rpartition(")")[2].split()[0] not in ("Z", "X")
+
+
+def distsync(
+    *arguments: str, url: str | None = None, timeout: float = 60, **options: Any
+) -> subprocess.CompletedProcess[str]:
+    """Run the command to its end."""
+    environment = {**os.environ, **options.pop("env", {})}
+    if url is not None:
+        environment["DISTSYNC_URL"] = url
+    return subprocess.run(
+        [*COMMAND, *arguments],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        **options,
+    )
+
+
+class Up:
+    """A running `distsync up --output json`."""
+
+    def __init__(self, data_dir: Path, *, nodes: int, base_port: int, fresh: bool = False) -> None:
+        self.data_dir = data_dir
+        self.base_port = base_port
+        self.names = [f"node-{i}" for i in range(1, nodes + 1)]
+        self.pids: dict[str, int] = {}
+        self.stderr_file = data_dir.with_name(data_dir.name + ".stderr")
+        with self.stderr_file.open("w") as stderr:
+            self.process = subprocess.Popen(
+                [
+                    *COMMAND,
+                    "up",
+                    f"--nodes={nodes}",
+                    f"--base-port={base_port}",
+                    f"--data-dir={data_dir}",
+                    "--output=json",
+                    *(["--fresh"] if fresh else []),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
+            )
+        self._events: queue.Queue[dict[str, Any]] = queue.Queue()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        for line in self.process.stdout or ():
+            event = json.loads(line)
+            if event["event"] == "ready":
+                self.pids |= {node["name"]: node["pid"] for node in event["nodes"]}
+            elif event["event"] == "started":
+                self.pids[event["node"]] = event["pid"]
+            self._events.put(event)
+        self._events.put({"event": "end of output"})
+
+    def next_event(self, kind: str) -> dict[str, Any]:
+        """Return the next event of a kind, dropping others."""
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        while True:
+            event = self._events.get(timeout=max(0.01, deadline - time.monotonic()))
+            if event["event"] == kind:
+                return event
+            if event["event"] == "end of output":
+                raise AssertionError(f"up ended: {self.stderr_file.read_text()}")
+
+    @property
+    def urls(self) -> list[str]:
+        """The client URLs."""
+        return [f"http://127.0.0.1:{self.base_port + i}" for i, _ in enumerate(self.names, start=1)]
+
+    @property
+    def url(self) -> str:
+        """The client URLs as the command takes them."""
+        return ",".join(self.urls)
+
+    @property
+    def secret_file(self) -> Path:
+        """The administrators' secret."""
+        return self.data_dir / "secret"
+
+    def stop(self, number: signal.Signals = signal.SIGINT) -> int:
+        """Signal it and return its exit code."""
+        self.process.send_signal(number)
+        return self.process.wait(timeout=DEADLINE_SECONDS)
+
+    def close(self) -> None:
+        """Leave nothing behind, whatever the test did."""
+        with contextlib.suppress(ProcessLookupError):
+            self.process.kill()
+        self.process.wait()
+        for pid in self.pids.values():
+            eventually(lambda pid=pid: not is_running(pid), what=f"end of {pid}")
+
+
+@contextlib.contextmanager
+def running_cluster(data_dir: Path, *, nodes: int = 3) -> Iterator[Up]:
+    """A cluster that is ready."""
+    up = Up(data_dir, nodes=nodes, base_port=free_base_port(nodes))
+    try:
+        up.next_event("ready")
+        yield up
+    finally:
+        up.close()

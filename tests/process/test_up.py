@@ -1,0 +1,215 @@
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from process.running import Up, distsync, eventually, free_base_port, is_running
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Up]]:
+    started: list[Up] = []
+    base_port = free_base_port(5)
+
+    def start(*, nodes: int = 3, fresh: bool = False) -> Up:
+        up = Up(tmp_path / "cluster", nodes=nodes, base_port=base_port, fresh=fresh)
+        started.append(up)
+        return up
+
+    yield start
+    for up in started:
+        up.close()
+
+
+def get(url: str) -> Any:
+    with urllib.request.urlopen(url, timeout=5) as answer:
+        return json.load(answer)
+
+
+def acquire(url: str, name: str) -> dict[str, Any]:
+    request = urllib.request.Request(
+        f"{url}/lock/acquire",
+        data=json.dumps({"name": name, "owner": "test", "ttl_ms": 3_600_000}).encode(),
+        headers={"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        return json.load(answer)
+
+
+def test_the_ready_line_comes_when_every_node_serves(start: Callable[..., Up]) -> None:
+    up = start()
+    ready = up.next_event("ready")
+    assert ready["urls"] == up.urls
+    statuses = [get(f"{url}/cluster/status") for url in ready["urls"]]
+    assert {status["leader"] for status in statuses} == {ready["leader"]}
+    assert all(status["ready"] for status in statuses)
+    assert {status["cluster_id"] for status in statuses} == {ready["cluster_id"]}
+    assert len(statuses[0]["members"]) == 3
+    assert acquire(up.urls[0], "a")["token"] >= 1
+    assert Path(ready["secret_file"]).stat().st_mode & 0o077 == 0
+
+
+def test_without_json_the_ready_line_names_the_urls(tmp_path: Path) -> None:
+    base_port = free_base_port(1)
+    with subprocess.Popen(
+        ["distsync", "up", "--nodes=1", f"--base-port={base_port}", f"--data-dir={tmp_path}/d"],
+        env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as up:
+        try:
+            assert up.stdout is not None
+            line = up.stdout.readline()
+            assert line.startswith(f"distsync is ready: http://127.0.0.1:{base_port + 1} (")
+        finally:
+            up.terminate()
+        assert up.wait(timeout=30) == 0
+
+
+def test_a_killed_node_is_started_again_and_rejoins(start: Callable[..., Up]) -> None:
+    up = start()
+    ready = up.next_event("ready")
+    killed = ready["leader"]
+    old_pid = up.pids[killed]
+    os.kill(old_pid, signal.SIGKILL)
+    assert up.next_event("ended") == {"event": "ended", "node": killed, "exit_code": -9}
+    assert up.next_event("started")["node"] == killed
+    assert up.pids[killed] != old_pid
+    assert "SIGKILL" in up.stderr_file.read_text()
+    survivor = next(url for url, name in zip(up.urls, up.names, strict=True) if name != killed)
+    token = eventually(lambda: acquire(survivor, "after")["token"])
+    url = up.urls[up.names.index(killed)]
+    eventually(lambda: get(f"{url}/cluster/status")["ready"])
+    assert get(f"{url}/lock/after")["token"] == token
+
+
+@pytest.mark.parametrize(
+    ("nodes", "number"), [(3, signal.SIGINT), (1, signal.SIGTERM), (1, signal.SIGHUP)]
+)
+def test_a_signal_ends_everything_in_good_order(
+    start: Callable[..., Up], nodes: int, number: signal.Signals
+) -> None:
+    up = start(nodes=nodes)
+    up.next_event("ready")
+    assert up.stop(number) == 0
+    assert not any(is_running(pid) for pid in up.pids.values())
+    assert up.stderr_file.read_text() == ""
+
+
+def test_a_signal_before_the_cluster_is_ready_ends_everything(start: Callable[..., Up]) -> None:
+    up = start()
+    pids = eventually(lambda: children_of(up.process.pid))
+    assert up.stop() == 0
+    assert not any(is_running(pid) for pid in pids)
+
+
+def children_of(pid: int) -> list[int]:
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(child) for child in children]
+
+
+def test_killing_up_itself_leaves_no_node(start: Callable[..., Up]) -> None:
+    up = start()
+    up.next_event("ready")
+    assert up.stop(signal.SIGKILL) == -9
+    for pid in up.pids.values():
+        eventually(lambda pid=pid: not is_running(pid), within_seconds=10)
+
+
+def test_data_is_kept_until_fresh(start: Callable[..., Up]) -> None:
+    up = start(nodes=1)
+    cluster_id = up.next_event("ready")["cluster_id"]
+    token = acquire(up.urls[0], "kept")["token"]
+    assert up.stop() == 0
+
+    up = start(nodes=1)
+    assert up.next_event("ready")["cluster_id"] == cluster_id
+    assert get(f"{up.urls[0]}/lock/kept")["token"] == token
+    assert up.stop() == 0
+
+    up = start(nodes=1, fresh=True)
+    assert up.next_event("ready")["cluster_id"] != cluster_id
+    assert get(f"{up.urls[0]}/lock/kept")["holders"] == []
+
+
+def test_a_wiped_node_joins_again_as_another_member(
+    start: Callable[..., Up], tmp_path: Path
+) -> None:
+    up = start()
+    cluster_id = up.next_event("ready")["cluster_id"]
+    old = {m["name"]: m["id"] for m in get(f"{up.urls[0]}/cluster/status")["members"]}
+    token = acquire(up.urls[0], "kept")["token"]
+    assert up.stop() == 0
+    node_dir = tmp_path / "cluster" / "node-3"
+    node_dir.rename(tmp_path / "lost-disk")
+
+    up = start()
+    assert up.next_event("ready")["cluster_id"] == cluster_id
+    status = get(f"{up.urls[2]}/cluster/status")
+    assert status["cluster_id"] == cluster_id
+    assert status["member_id"] != old["node-3"]
+    assert get(f"{up.urls[2]}/lock/kept")["token"] == token
+
+
+def test_more_nodes_join_a_cluster_that_exists(start: Callable[..., Up]) -> None:
+    up = start(nodes=3)
+    cluster_id = up.next_event("ready")["cluster_id"]
+    assert up.stop() == 0
+    up = start(nodes=5)
+    ready = up.next_event("ready")
+    assert ready["cluster_id"] == cluster_id
+    assert len(ready["urls"]) == 5
+    eventually(lambda: len(get(f"{up.urls[4]}/cluster/status")["members"]) == 5)
+
+
+def test_a_taken_port_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
+    base_port = free_base_port(3)
+    with socket.create_server(("127.0.0.1", base_port + 2)):
+        ended = distsync("up", f"--base-port={base_port}", f"--data-dir={tmp_path}/d")
+    assert ended.returncode == 2
+    assert ended.stderr == (
+        f"distsync: port {base_port + 2} of node-2 is taken; choose another --base-port\n"
+    )
+
+
+def test_a_second_up_in_the_same_directory_is_refused(start: Callable[..., Up]) -> None:
+    up = start(nodes=1)
+    up.next_event("ready")
+    ended = distsync("up", "--nodes=1", f"--data-dir={up.data_dir}")
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr == f"distsync: another distsync up is running in {up.data_dir}\n"
+
+
+def test_other_ports_for_a_cluster_that_exists_are_refused(start: Callable[..., Up]) -> None:
+    up = start(nodes=1)
+    up.next_event("ready")
+    assert up.stop() == 0
+    ended = distsync("up", "--base-port=7000", f"--data-dir={up.data_dir}")
+    assert ended.returncode == 2
+    assert f"base port {up.base_port}" in ended.stderr
+    assert ended.stderr.count("\n") == 1
+
+
+def test_a_node_that_cannot_start_ends_up_with_its_reason(
+    start: Callable[..., Up], tmp_path: Path
+) -> None:
+    up = start(nodes=1)
+    up.next_event("ready")
+    assert up.stop() == 0
+    node_dir = tmp_path / "cluster" / "node-1"
+    node_dir.rename(tmp_path / "away")
+    node_dir.write_text("not a directory")
+
+    up = start(nodes=1)
+    assert up.process.wait(timeout=30) == 2
+    lines = up.stderr_file.read_text().splitlines()
+    assert lines[-1].startswith("distsync: node-1 cannot start: ")
+    assert "Traceback" not in up.stderr_file.read_text()

@@ -1,0 +1,191 @@
+"""How the command ends: one line on stderr, and an exit code; no cluster is needed for that."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import pytest
+
+from distsync.command import main
+from process.running import COMMAND, distsync
+
+NOWHERE = "http://127.0.0.1:9"
+
+
+@dataclass
+class Ended:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+Run: TypeAlias = Callable[..., Ended]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    """Run the command in this process, in an empty directory."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str, **environment: str) -> Ended:
+        with monkeypatch.context() as patch:
+            for name in [name for name in os.environ if name.startswith("DISTSYNC_")]:
+                patch.delenv(name)
+            for name, value in environment.items():
+                patch.setenv(name, value)
+            patch.setattr(sys, "argv", ["distsync", *arguments])
+            with pytest.raises(SystemExit) as exited:
+                main()
+        out, err = capsys.readouterr()
+        return Ended(int(exited.value.code or 0), out, err)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nonsense"], "No such command 'nonsense' (see distsync --help)"),
+        (["status", "--nonsense"], "No such option '--nonsense'"),
+        (["lock", "acquire"], "Missing argument 'NAME' (see distsync lock acquire --help)"),
+        (["lock", "acquire", "a", "--ttl", "10"], "write 10s or 10ms"),
+        (["lock", "acquire", "a", "--ttl", "1ms"], "1ms is below 100ms"),
+        (["lock", "acquire", "a", "--limit", "0"], "'--limit'"),
+        (["lock", "release", "a"], "--token is needed"),
+        (["lock", "run", "a"], "Missing argument 'COMMAND...'"),
+        (["status", "--url", "localhost:8081"], "is not a URL such as http://127.0.0.1:8081"),
+        (["up", "--nodes", "10"], "'--nodes'"),
+        (["up", "--base-port", "65500"], "'--base-port'"),
+        (["node"], "Missing option '--data-dir'"),
+        (["status", "--output", "xml"], "'xml' is not one of 'table', 'json'"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_exit_code_2(run: Run, arguments: list[str], said: str) -> None:
+    ended = run(*arguments)
+    assert ended.returncode == 2
+    assert ended.stdout == ""
+    assert said in ended.stderr
+    assert ended.stderr.startswith("distsync: ")
+    assert ended.stderr.count("\n") == 1
+
+
+def test_a_cluster_that_does_not_answer_is_one_line_and_exit_code_1(
+    run: Run,
+) -> None:
+    ended = run("status", "--url", NOWHERE)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr == (
+        f"distsync: no node answers: no answer from {NOWHERE}/cluster/status: Connection refused\n"
+    )
+
+
+def test_a_command_that_does_not_exist_takes_no_lock(run: Run) -> None:
+    ended = run("lock", "run", "a", "--", "no-such-program", DISTSYNC_URL=NOWHERE)
+    assert ended.returncode == 127
+    assert ended.stderr == "distsync: no-such-program: command not found\n"
+
+
+def test_a_file_that_is_no_program_takes_no_lock(run: Run) -> None:
+    ended = run("lock", "run", "a", "--", "/etc/passwd", DISTSYNC_URL=NOWHERE)
+    assert ended.returncode == 126
+
+
+def test_an_administrator_without_a_secret_is_told_so(run: Run) -> None:
+    ended = run("member", "remove", "node-1", DISTSYNC_URL=NOWHERE)
+    assert ended.returncode == 2
+    assert "--secret-file" in ended.stderr
+    missing = run("member", "remove", "x", "--secret-file", "missing")
+    assert missing.returncode == 2
+    assert missing.stderr == (
+        "distsync: cannot read the secret file missing: No such file or directory\n"
+    )
+
+
+def test_a_node_without_a_secret_is_told_so(tmp_path: Path) -> None:
+    ended = distsync("node", f"--data-dir={tmp_path}/d", f"--secret-file={tmp_path}/missing")
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("distsync: ")
+    assert ended.stderr.count("\n") == 1
+
+
+def test_a_node_whose_packages_are_missing_says_what_to_install(tmp_path: Path) -> None:
+    (tmp_path / "uvicorn.py").write_text("raise ModuleNotFoundError('no uvicorn', name='uvicorn')")
+    ended = distsync(
+        "node",
+        f"--data-dir={tmp_path}/d",
+        f"--secret-file={tmp_path}/secret",
+        env={"PYTHONPATH": str(tmp_path)},
+    )
+    assert ended.returncode == 2
+    assert "pip install 'distsync[node]'" in ended.stderr
+    assert ended.stderr.count("\n") == 1
+
+
+def test_the_environment_names_the_cluster_and_the_option_wins(run: Run) -> None:
+    other = "http://127.0.0.1:19"
+    assert NOWHERE in run("status", DISTSYNC_URL=NOWHERE).stderr
+    assert other in run("--url", other, "status", DISTSYNC_URL=NOWHERE).stderr
+    assert other in run("status", "--url", other, DISTSYNC_URL=NOWHERE).stderr
+    assert other in run("--url", NOWHERE, "status", "--url", other).stderr
+
+
+def test_a_bad_environment_is_wrong_usage_too(run: Run) -> None:
+    ended = run("status", DISTSYNC_URL="nonsense")
+    assert ended.returncode == 2
+    assert "nonsense" in ended.stderr
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_prints_a_script(run: Run, shell: str) -> None:
+    ended = run("completion", shell)
+    assert ended.returncode == 0
+    assert "_DISTSYNC_COMPLETE" in ended.stdout
+
+
+def complete(*words: str) -> list[str]:
+    ended = subprocess.run(
+        COMMAND,
+        env={
+            **os.environ,
+            "_DISTSYNC_COMPLETE": "bash_complete",
+            "COMP_WORDS": " ".join(("distsync", *words)),
+            "COMP_CWORD": str(len(words)),
+            "DISTSYNC_URL": NOWHERE,
+        },
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert ended.stderr == ""
+    return [line.partition(",")[2] for line in ended.stdout.split()]
+
+
+def test_completion_offers_commands_and_is_silent_without_a_cluster() -> None:
+    assert {"status", "lock", "member", "node", "up", "completion"} == set(complete(""))
+    assert "acquire" in complete("lock", "a")
+    assert complete("lock", "show", "ord") == []
+
+
+def test_help_names_every_command(run: Run) -> None:
+    ended = run("--help")
+    assert ended.returncode == 0
+    for name in ("completion", "lock", "member", "node", "status", "up"):
+        assert name in ended.stdout
+
+
+def test_the_version_is_the_one_installed(run: Run) -> None:
+    assert run("--version").stdout == "distsync 0.1.0\n"
+
+
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    process = subprocess.Popen(
+        [*COMMAND, "completion", "bash"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    _, stderr = process.communicate(timeout=30)
+    assert stderr == b""
