@@ -1,0 +1,107 @@
+"""What a restart must and must not conclude from the disk."""
+
+from __future__ import annotations
+
+from distsync_node.raft.membership import encode_change
+from distsync_node.raft.types import (
+    Apply,
+    ConfigChange,
+    ConfigOperation,
+    ConfigurationChanged,
+    Entry,
+    EntryKind,
+    LogIndex,
+    Role,
+    Term,
+)
+from unit.raft.cluster import Cluster, configuration, member, snapshot
+from unit.raft.single import Single, command, log_of, of, sent
+
+
+def config_entry(index: int, operation: ConfigOperation, target: str) -> Entry:
+    payload = encode_change(ConfigChange(operation, member(target)))
+    return Entry(Term(1), LogIndex(index), EntryKind.CONFIG, index, payload)
+
+
+ADD_4 = config_entry(2, ConfigOperation.ADD_LEARNER, "4")
+PROMOTE_4 = config_entry(3, ConfigOperation.PROMOTE, "4")
+ADD_5 = config_entry(4, ConfigOperation.ADD_LEARNER, "5")
+
+
+def test_only_the_snapshot_counts_as_committed() -> None:
+    single = Single(entries=log_of(1, 1, 1))
+    core = single.core
+    assert (core.commit_index, core.applied_index) == (1, 1)
+    assert (core.last_index, core.durable_index) == (4, 4)
+
+
+def test_the_last_membership_change_in_the_log_may_be_uncommitted() -> None:
+    single = Single(entries=(ADD_4,))
+    assert single.core.commit_index == 1
+    assert single.core.configuration.learners == ()
+
+
+def test_a_later_membership_change_proves_the_earlier_ones() -> None:
+    """A leader proposes one at a time, so the one before must have been committed."""
+    single = Single(entries=(ADD_4, PROMOTE_4, ADD_5))
+    assert (single.core.commit_index, single.core.applied_index) == (3, 1)
+    effects = single.tick()
+    assert [each.entries for each in of(effects, Apply)] == [(ADD_4, PROMOTE_4)]
+    changes = of(effects, ConfigurationChanged)
+    assert [c.configuration.voters for c in changes] == [("1", "2", "3"), ("1", "2", "3", "4")]
+
+
+def test_a_proven_change_is_applied_before_a_campaign() -> None:
+    single = Single(entries=(ADD_4, PROMOTE_4, ADD_5))
+    effects = single.time_out()
+    assert single.core.role is Role.PRE_CANDIDATE
+    assert [bool(sent(effects, voter)) for voter in "234"] == [True, True, True]
+
+
+def test_changes_below_the_snapshot_are_not_counted() -> None:
+    base = snapshot(configuration("123", "4", index=2), 2, 1)
+    single = Single(base=base, entries=(ADD_4, PROMOTE_4))
+    assert single.core.commit_index == 2
+    assert single.core.configuration.learners == ("4",)
+
+
+def test_entries_kept_below_the_snapshot_still_serve_followers() -> None:
+    base = snapshot(configuration("123"), 4, 1)
+    single = Single(base=base, entries=(command(2, 1), command(3, 1), command(4, 1)))
+    assert (single.core.first_index, single.core.last_index) == (3, 4)
+
+
+def test_all_members_restarted_at_once_lose_nothing() -> None:
+    cluster = Cluster("123")
+    cluster.elect("1")
+    for number in range(10):
+        cluster.propose("1", f"entry {number}")
+        cluster.settle()
+    cluster.compact("2")
+    for name in "123":
+        cluster.crash(name)
+    cluster.in_flight.clear()
+    for name in "123":
+        cluster.restart(name)
+    cluster.wait(3_000)
+    for name in "123":
+        assert cluster.payloads(name) == [f"entry {number}" for number in range(10)]
+
+
+def test_a_member_that_lost_unwritten_entries_gets_them_again() -> None:
+    cluster = Cluster("123")
+    cluster.elect("1")
+    cluster.auto_disk = False
+    cluster.propose("1", "a")
+    cluster.propose("1", "b")
+    cluster.settle()
+    cluster.write("1")
+    cluster.write("3")
+    cluster.settle()
+    assert cluster.payloads("1") == ["a", "b"]
+    cluster.crash("2")
+    cluster.restart("2")
+    assert cluster["2"].last_index == 2
+    cluster.auto_disk = True
+    cluster.wait(300)
+    assert cluster.payloads("2") == ["a", "b"]
