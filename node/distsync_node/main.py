@@ -19,6 +19,7 @@ from collections.abc import Iterator
 
 import uvicorn
 import uvloop
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from distsync_node.api.app import build_peer_app, build_public_app
 from distsync_node.api.gateway import Gateway
@@ -32,6 +33,8 @@ from distsync_node.errors import (
 from distsync_node.logs import configure_logging
 from distsync_node.peers.client import PeerClient
 from distsync_node.peers.endpoints import PeerEndpoints
+from distsync_node.peers.inbound import message_protocol
+from distsync_node.peers.outbound import Target
 from distsync_node.raft.types import RaftOptions
 from distsync_node.replica.types import ReplicaOptions
 from distsync_node.services.formation import Formation
@@ -102,7 +105,10 @@ class _Program:
                     on_invariant_violation=self._broken,
                 ),
             )
-            servers = [_server(gateway) for gateway in gateways]
+            servers = [
+                _server(gateways[0], HttpToolsProtocol),
+                _server(gateways[1], message_protocol(node.receive, settings.secret)),
+            ]
             serving = [
                 asyncio.create_task(server.serve(sockets=[listener]))
                 for server, listener in zip(servers, (public, peer), strict=True)
@@ -119,7 +125,7 @@ class _Program:
         try:
             runtime = Runtime(
                 storage,
-                client,
+                lambda url: Target(url, settings.secret, settings.name),
                 options=ReplicaOptions(voters=settings.voters),
                 raft_options=RaftOptions(
                     heartbeat_ms=settings.heartbeat_ms,
@@ -205,12 +211,12 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _server(app: Gateway) -> _Server:
+def _server(app: Gateway, protocol: type[asyncio.Protocol]) -> _Server:
     return _Server(
         uvicorn.Config(
             app,
             loop="none",
-            http="httptools",
+            http=protocol,
             ws="none",
             lifespan="off",
             log_config=None,
@@ -218,6 +224,7 @@ def _server(app: Gateway) -> _Server:
             server_header=False,
             date_header=False,
             timeout_keep_alive=75,
+            proxy_headers=False,
             timeout_graceful_shutdown=SHUTDOWN_SECONDS,
             backlog=1024,
         )

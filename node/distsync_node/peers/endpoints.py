@@ -1,4 +1,4 @@
-"""The receiving side of node-to-node HTTP: raw ASGI handlers of the peer port.
+"""The receiving side of calls between nodes: raw ASGI handlers of the peer port.
 
 The shared secret was checked before. A body is read within a limit and a deadline; a wrong one is
 answered with 400 and changes nothing.
@@ -19,15 +19,13 @@ from distsync_node.peers.wire import (
     CALL_PATH,
     COMMAND_PATH,
     MAX_BODY_BYTES,
-    MESSAGES_PATH,
     CallReply,
     CallRequest,
     RejectedReply,
     decode_call,
-    decode_envelope,
     encode,
 )
-from distsync_node.replica.types import Answer, Envelope, RejectReason
+from distsync_node.replica.types import RejectReason
 
 logger = logging.getLogger(__name__)
 
@@ -41,10 +39,6 @@ _CONTENT_TYPE = (b"content-type", b"application/msgpack")
 
 class Serving(Protocol):
     """What the endpoints need of a node."""
-
-    async def receive(self, envelope: Envelope) -> Answer:
-        """Take an envelope."""
-        ...
 
     async def answer_call(
         self, request: CallRequest, on_parked: Callable[[int], object] | None = None
@@ -62,27 +56,9 @@ class PeerEndpoints:
     def handlers(self) -> dict[str, Handler]:
         """Return path -> ASGI handler."""
         return {
-            MESSAGES_PATH: self.messages,
             CALL_PATH: self.call,
             COMMAND_PATH: self.call,
         }
-
-    async def messages(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
-        """POST an envelope; the body of the answer is an Answer."""
-        body = await _read(receive)
-        if body is None:
-            return
-        try:
-            envelope = decode_envelope(body)
-        except msgspec.MsgspecError as error:
-            await _bad(scope, send, error)
-            return
-        try:
-            answer = await self._node.receive(envelope)
-        except (DistSyncError, ConnectionError):
-            await _respond(send, 503, b"")
-            return
-        await _respond(send, 200, encode(answer))
 
     async def call(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """POST a call; the body of the answer is a CallReply.

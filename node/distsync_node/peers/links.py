@@ -8,41 +8,60 @@ one. The network may lose messages, so a link that cannot keep up drops the olde
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 
 import msgspec
 
-from distsync_node.peers.client import PeerClient, PeerUnreachable
-from distsync_node.peers.wire import MESSAGES_PATH, decode_answer, encode
+from distsync_node.peers.outbound import Connection, Target, connect
+from distsync_node.peers.wire import decode_answer, encode
 from distsync_node.raft.types import MemberId
 from distsync_node.replica.types import Answer, Envelope, PeerMessage
 
-MAX_REQUESTS_IN_FLIGHT = 8
+MAX_CONNECTIONS = 8
 MAX_WAITING_MESSAGES = 256
-REQUEST_SECONDS = 3.0
 HOLD_ANSWER_SECONDS = 2.0
+RECONNECT_SECONDS = 0.05
 
 
 class Link:
-    """The way to one member."""
+    """The way to one member. Without an address, only answers can carry messages to it."""
 
     def __init__(
         self,
         to: MemberId,
-        url: str,
-        client: PeerClient,
+        make_target: Callable[[str], Target],
         wrap: Callable[[MemberId, tuple[PeerMessage, ...]], Envelope],
         on_answer: Callable[[Answer], None],
     ) -> None:
         self.to = to
-        self.url = url
         self.pending = 0  # messages that wait for the disk
-        self._client = client
+        self._url = ""
+        self._make_target = make_target
+        self._target: Target | None = None
         self._wrap = wrap
         self._on_answer = on_answer
         self._waiting: list[PeerMessage] = []
-        self._held: list[asyncio.Future[None]] = []
-        self._requests: set[asyncio.Task[None]] = set()
+        self._held: deque[_Held] = deque()
+        self._idle: list[Connection] = []
+        self._busy: set[Connection] = set()
+        self._connecting: asyncio.Task[None] | None = None
+        self._closed = False
+
+    def address(self, url: str) -> None:
+        """Send to that URL from now on."""
+        if url == self._url:
+            return
+        self._url = url
+        self._target = self._make_target(url) if url else None
+        for connection in (*self._idle, *self._busy):
+            connection.abort()
+        self._idle = []
+
+    @property
+    def has_waiting(self) -> bool:
+        """Something waits to be sent."""
+        return bool(self._waiting)
 
     def push(self, message: PeerMessage) -> None:
         """Take a message; it leaves with the next `kick`."""
@@ -57,57 +76,92 @@ class Link:
 
     def kick(self) -> None:
         """Let what waits leave: through a held answer, else in a request if one is free."""
-        if not self._waiting:
+        if not self._waiting or self._closed:
             return
-        while self._held:
-            held = self._held.pop(0)
-            if not held.done():
-                held.set_result(None)
-                return
-        if len(self._requests) < MAX_REQUESTS_IN_FLIGHT and self.url:
-            body = encode(self._wrap(self.to, self.take()))
-            task = asyncio.create_task(self._post(body))
-            self._requests.add(task)
-            task.add_done_callback(self._posted)
+        if self._held:
+            self._held.popleft().release()
+        elif self._idle:
+            connection = self._idle.pop()
+            self._busy.add(connection)
+            connection.post(encode(self._wrap(self.to, self.take())))
+        elif (
+            self._connecting is None
+            and self._target is not None
+            and len(self._busy) < MAX_CONNECTIONS
+        ):
+            self._connecting = asyncio.create_task(self._connect(self._target))
 
-    async def hold(self) -> None:
-        """Wait until something is to be sent, or for a bounded time."""
-        loop = asyncio.get_running_loop()
-        held = loop.create_future()
-        self._held.append(held)
-        timer = loop.call_later(HOLD_ANSWER_SECONDS, _release, held)
+    def hold(self, respond: Callable[[], None]) -> None:
+        """Have `respond` called once there is something to send, or after a bounded time."""
+        self._held.append(_Held(self, respond))
+
+    def forget(self, held: _Held) -> None:
+        """It was answered empty: there was nothing to send in time."""
+        self._held.remove(held)
+
+    async def _connect(self, target: Target) -> None:
         try:
-            await held
+            connection = await connect(target, self._done)
+        except OSError:
+            # Nobody listens there now. What waited is lost, as messages may be; the core sends
+            # again, and the pause keeps a dead address from being asked without end.
+            self._waiting = []
+            await asyncio.sleep(RECONNECT_SECONDS)
+        else:
+            if self._closed or target is not self._target:
+                connection.abort()
+            else:
+                self._idle.append(connection)
         finally:
-            timer.cancel()
-            if held in self._held:
-                self._held.remove(held)
+            self._connecting = None
+        self.kick()
 
-    async def _post(self, body: bytes) -> None:
-        try:
-            content = await self._client.post(
-                self.url + MESSAGES_PATH, body, timeout_seconds=REQUEST_SECONDS
-            )
-            answer = decode_answer(content)
-        except (PeerUnreachable, msgspec.MsgspecError):
-            return  # lost, as messages may be: the core sends again
-        self._on_answer(answer)
-
-    def _posted(self, task: asyncio.Task[None]) -> None:
-        self._requests.discard(task)
-        if not task.cancelled():
-            task.result()
-            self.kick()
+    def _done(self, connection: Connection, body: bytes | None) -> None:
+        self._busy.discard(connection)
+        if not connection.is_open:
+            if connection in self._idle:
+                self._idle.remove(connection)
+        elif connection not in self._idle:
+            self._idle.append(connection)
+        if body is not None:
+            try:
+                answer = decode_answer(body)
+            except msgspec.MsgspecError:
+                connection.abort()
+                return
+            self._on_answer(answer)
+        self.kick()
 
     async def close(self) -> None:
         """End what is in flight."""
+        self._closed = True
         for held in self._held:
             held.cancel()
-        for task in self._requests:
-            task.cancel()
-        await asyncio.gather(*self._requests, return_exceptions=True)
+        for connection in (*self._idle, *self._busy):
+            connection.abort()
+        if self._connecting is not None:
+            self._connecting.cancel()
+            await asyncio.gather(self._connecting, return_exceptions=True)
 
 
-def _release(held: asyncio.Future[None]) -> None:
-    if not held.done():
-        held.set_result(None)
+class _Held:
+    """An answer that is held back."""
+
+    __slots__ = ("_link", "_respond", "_timer")
+
+    def __init__(self, link: Link, respond: Callable[[], None]) -> None:
+        self._link = link
+        self._respond = respond
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(HOLD_ANSWER_SECONDS, self._expire)
+
+    def release(self) -> None:
+        self._timer.cancel()
+        self._respond()
+
+    def cancel(self) -> None:
+        self._timer.cancel()
+
+    def _expire(self) -> None:
+        self._link.forget(self)
+        self._respond()

@@ -279,9 +279,9 @@ class NodeService:
 
     # --- Calls from other nodes -----------------------------------------------------------------
 
-    async def receive(self, envelope: Envelope) -> Answer:
+    def receive(self, envelope: Envelope, respond: Callable[[Answer], None]) -> None:
         """Take an envelope of another node."""
-        return await self.runtime.receive(envelope)
+        self.runtime.receive(envelope, respond)
 
     async def answer_call(
         self, request: CallRequest, on_parked: Callable[[int], object] | None = None

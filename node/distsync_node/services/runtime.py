@@ -18,9 +18,10 @@ from typing import assert_never
 
 import msgspec
 
+from distsync_node.errors import ShuttingDown
 from distsync_node.locks.commands import LockCommand
-from distsync_node.peers.client import PeerClient
 from distsync_node.peers.links import Link
+from distsync_node.peers.outbound import Target
 from distsync_node.raft.types import (
     Configuration,
     ConfigurationChanged,
@@ -85,7 +86,7 @@ class Runtime:
     def __init__(
         self,
         storage: Storage,
-        client: PeerClient,
+        make_target: Callable[[str], Target],
         *,
         options: ReplicaOptions,
         raft_options: RaftOptions,
@@ -93,7 +94,7 @@ class Runtime:
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._storage = storage
-        self._client = client
+        self._make_target = make_target
         self._on_stop = on_stop
         self.replica = Replica(
             storage.member_id,
@@ -208,7 +209,7 @@ class Runtime:
         self._flush_scheduled = False
         self.step(Flush(now_ms=boottime_ms()))
 
-    async def receive(self, envelope: Envelope) -> Answer:
+    def receive(self, envelope: Envelope, respond: Callable[[Answer], None]) -> None:
         """Take an envelope; the answer carries what is ready for its sender in time."""
         sender = envelope.sender
         self._answer = None
@@ -219,15 +220,19 @@ class Runtime:
             self._receiving = None
         answer: Answer | None = self._answer
         if answer is None:
-            raise ConnectionError("this node has stopped")
+            raise ShuttingDown("this node has stopped; see its log")
         link = self._links.get(sender)
         if link is None or answer.code is not AnswerCode.ACCEPTED:
-            return answer
-        messages = link.take()
-        if not messages and link.pending:
-            await link.hold()
-            messages = link.take()
-        return msgspec.structs.replace(answer, messages=messages) if messages else answer
+            respond(answer)
+            return
+
+        def respond_with_messages() -> None:
+            respond(msgspec.structs.replace(answer, messages=link.take()))
+
+        if link.pending and not link.has_waiting:
+            link.hold(respond_with_messages)
+        else:
+            respond_with_messages()
 
     # --- Effects --------------------------------------------------------------------------------
 
@@ -282,7 +287,7 @@ class Runtime:
         link = self._links.get(to)
         if link is None:
             # Not in the configuration yet (a new member knows nobody): answers will carry it.
-            link = Link(to, "", self._client, self.replica.envelope, self._answered)
+            link = Link(to, self._make_target, self.replica.envelope, self._answered)
             self._links[to] = link
         return link
 
@@ -345,7 +350,7 @@ class Runtime:
     def _relink(self, configuration: Configuration) -> None:
         for member in configuration.members:
             if member.id != self.replica.member_id:
-                self._link(member.id).url = member.peer_url
+                self._link(member.id).address(member.peer_url)
         for member_id in configuration.removed:
             link = self._links.pop(member_id, None)
             if link is not None:
