@@ -285,11 +285,25 @@ def _decode(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
     try:
         try:
             return decoder.decode(body)
-        except msgspec.ValidationError as error:
-            msgspec.json.decode(body)  # the first error may not be the worst: is it JSON at all?
-            raise field_error(error) from None
+        except msgspec.ValidationError:
+            # The first error may not be the worst: is it JSON at all?
+            value = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise MalformedBody(f"the body is not JSON: {error}") from None
+    try:
+        return msgspec.convert(_with_integers(value), decoder.type)
+    except msgspec.ValidationError as error:
+        raise field_error(error) from None
+
+
+def _with_integers(value: object) -> object:
+    """JSON has one kind of number: 10000.0 is the integer 10000, whoever wrote it."""
+    if not isinstance(value, dict):
+        return value
+    return {
+        name: int(member) if isinstance(member, float) and member.is_integer() else member
+        for name, member in value.items()
+    }
 
 
 def field_error(error: msgspec.ValidationError) -> BadRequest:

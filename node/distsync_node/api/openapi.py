@@ -183,7 +183,7 @@ def _parameters(operation: Operation) -> list[dict[str, Any]]:
 
 def _answer(operation: Operation) -> dict[str, Any]:
     if isinstance(operation.response, str):
-        media_type, schema = operation.response, {"type": "string"}
+        media_type, schema = operation.response, operation.schema or {"type": "string"}
     else:
         media_type, schema = "application/json", _reference(operation.response)
     return {

@@ -28,6 +28,7 @@ class Operation:
     is_body_optional: bool = False
     requests: dict[str, Any] = field(default_factory=dict)  # examples by name
     response: type[msgspec.Struct] | str
+    schema: dict[str, Any] | None = None  # of a response that is a media type
     answers: dict[str, Any]  # examples by name
     query: type[msgspec.Struct] | None = None
     path_parameter: tuple[str, Any, str] | None = None  # name, its type, an example
@@ -316,7 +317,20 @@ LOCK_OPERATIONS = (
             " holders or waiters have changed (several changes may come as one)."
         ),
         response="text/event-stream",
-        answers={"event": 'event: lock\ndata: {"name":"orders/42","mode":null}\n\n'},
+        schema={
+            "type": "object",
+            "description": "One event; `data` is a LockResponse as JSON",
+            "properties": {
+                "event": {"const": "lock"},
+                "data": {
+                    "type": "string",
+                    "contentMediaType": "application/json",
+                    "contentSchema": {"$ref": "#/components/schemas/LockResponse"},
+                },
+            },
+            "required": ["event", "data"],
+        },
+        answers={"event": {"event": "lock", "data": msgspec.json.encode(_FREE_LOCK).decode()}},
         path_parameter=_LOCK_NAME,
         errors=(*_LIMITED, *_NODE),
     ),

@@ -74,7 +74,12 @@ class AcquireManyRequest(_Request, frozen=True):
 
     names: Annotated[
         list[Name],
-        Meta(min_length=1, max_length=64, description="Distinct names, taken in one step"),
+        Meta(
+            min_length=1,
+            max_length=64,
+            description="Distinct names, taken in one step",
+            extra_json_schema={"uniqueItems": True},
+        ),
     ]
     owner: Owner
     mode: Mode = "exclusive"
@@ -334,32 +339,57 @@ ConfigIndex = Annotated[
         ge=0, le=MAX_SAFE_INTEGER, description="Refuse unless this is the index of the membership"
     ),
 ]
-MemberIdText = Annotated[str, Meta(min_length=1, max_length=64, description="Id of a member")]
+MemberIdText = Annotated[
+    str, Meta(min_length=1, max_length=64, pattern=NAME_PATTERN, description="Id of a member")
+]
+MemberName = Annotated[
+    str, Meta(min_length=1, max_length=253, pattern=NAME_PATTERN, description="Name of a member")
+]
+_ADDRESS = (
+    r"https?://([A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])"
+    r"(:[1-9][0-9]{0,4})?(/[!-~]*)?"
+)
+Url = Annotated[
+    str,
+    Meta(max_length=512, pattern=f"^{_ADDRESS}$", description="Address like http://host:port"),
+]
+OptionalUrl = Annotated[
+    str,
+    Meta(max_length=512, pattern=f"^({_ADDRESS})?$", description="Like http://host:port, or empty"),
+]
 
 
 class BootstrapMember(_Request, frozen=True):
     """One member of the first configuration."""
 
     id: MemberIdText
-    name: Annotated[str, Meta(min_length=1, max_length=253)]
-    peer_url: Annotated[str, Meta(min_length=1, max_length=512)]
-    client_url: Annotated[str, Meta(max_length=512)] = ""
+    name: MemberName
+    peer_url: Url
+    client_url: OptionalUrl = ""
 
 
 class BootstrapRequest(_Request, frozen=True):
     """POST /cluster/bootstrap (idempotent)."""
 
     cluster_id: Annotated[str, Meta(min_length=1, max_length=64)]
-    members: Annotated[list[BootstrapMember], Meta(min_length=1, max_length=9)]
+    members: Annotated[
+        list[BootstrapMember],
+        Meta(
+            min_length=1,
+            max_length=9,
+            description="No two with the same id, name or peer_url",
+            extra_json_schema={"uniqueItems": True},
+        ),
+    ]
 
 
 class AddMemberRequest(_Request, frozen=True):
     """POST /cluster/members: add a learner."""
 
     id: MemberIdText
-    name: Annotated[str, Meta(min_length=1, max_length=253)]
-    peer_url: Annotated[str, Meta(min_length=1, max_length=512)]
-    client_url: Annotated[str, Meta(max_length=512)] = ""
+    name: MemberName
+    peer_url: Url
+    client_url: OptionalUrl = ""
     expected_config_index: ConfigIndex | None = None
 
 

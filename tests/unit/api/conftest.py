@@ -4,11 +4,11 @@ from collections.abc import AsyncIterator
 
 import httpx
 import pytest
-from unit.api.local_node import LocalNode
 
 from distsync_node.api.app import build_peer_app, build_public_app
 from distsync_node.api.gateway import Gateway
 from distsync_node.api.options import ApiOptions
+from unit.api.local_node import LocalNode
 
 SECRET = "a shared secret"
 QUICK = ApiOptions(

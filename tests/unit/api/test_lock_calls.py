@@ -5,10 +5,10 @@ from typing import Any
 
 import httpx
 import pytest
-from unit.api.driver import eventually
-from unit.api.local_node import LEADER_URL, LocalNode
 
 from distsync_node.locks.commands import Acquire, KeepAlive, Release
+from unit.api.driver import eventually
+from unit.api.local_node import LEADER_URL, LocalNode
 
 
 async def call(client: httpx.AsyncClient, path: str, **body: Any) -> httpx.Response:

@@ -8,8 +8,6 @@ from collections.abc import Iterator
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from unit.api.driver import eventually, post
-from unit.api.local_node import LocalNode
 
 from distsync_node import logs
 from distsync_node.api.app import build_public_app
@@ -17,6 +15,8 @@ from distsync_node.api.gateway import Gateway
 from distsync_node.api.metrics import BUCKETS_S, RouteMetrics
 from distsync_node.api.options import ApiOptions
 from distsync_node.errors import NoLeader
+from unit.api.driver import eventually, post
+from unit.api.local_node import LocalNode
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -185,9 +185,7 @@ async def test_refusals_leave_no_line(stream: io.StringIO, client: httpx.AsyncCl
 
 
 async def test_an_outage_does_not_flood_the_log(stream: io.StringIO, node: LocalNode) -> None:
-    app = build_public_app(
-        node, node_name="node-1", options=ApiOptions(max_problem_logs_per_s=3)
-    )
+    app = build_public_app(node, node_name="node-1", options=ApiOptions(max_problem_logs_per_s=3))
     node.error = NoLeader("none")
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://node.test") as client:

@@ -6,10 +6,10 @@ from typing import Any
 
 import httpx
 import pytest
-from unit.api.local_node import LEADER_URL, LocalNode
 
 from distsync_node import __version__
 from distsync_node.errors import NoLeader, Uninitialised
+from unit.api.local_node import LEADER_URL, LocalNode
 
 
 async def test_status_has_roles_indexes_and_members(client: httpx.AsyncClient) -> None:

@@ -5,13 +5,13 @@ from typing import Any
 
 import httpx
 import pytest
-from unit.api.driver import Exchange
-from unit.api.local_node import LEADER_URL, LocalNode
 
 from distsync_node.api.app import build_peer_app
 from distsync_node.api.gateway import Gateway
 from distsync_node.errors import AlreadyBootstrapped, ClusterMismatch, NoLeader, StartupError
 from distsync_node.locks.commands import Release
+from unit.api.driver import Exchange
+from unit.api.local_node import LEADER_URL, LocalNode
 
 SECRET = "a shared secret"
 MEMBER = {
@@ -136,9 +136,7 @@ async def test_identity_says_who_listens(admin: httpx.AsyncClient) -> None:
 
 
 async def test_bootstrap_hands_the_members_on(admin: httpx.AsyncClient, node: LocalNode) -> None:
-    answer = await admin.post(
-        "/cluster/bootstrap", json={"cluster_id": "c-9", "members": [MEMBER]}
-    )
+    answer = await admin.post("/cluster/bootstrap", json={"cluster_id": "c-9", "members": [MEMBER]})
     assert answer.status_code == 200
     assert [member.name for member in node.members] == ["node-4"]
     assert answer.json()["members"] == [MEMBER]
@@ -155,9 +153,7 @@ async def test_bootstrap_refused_is_409(
     admin: httpx.AsyncClient, node: LocalNode, error: Exception, code: str
 ) -> None:
     node.error = error
-    answer = await admin.post(
-        "/cluster/bootstrap", json={"cluster_id": "c-9", "members": [MEMBER]}
-    )
+    answer = await admin.post("/cluster/bootstrap", json={"cluster_id": "c-9", "members": [MEMBER]})
     assert (answer.status_code, answer.json()["code"]) == (409, code)
 
 
@@ -262,9 +258,7 @@ async def test_transfer_tells_the_new_leader(admin: httpx.AsyncClient) -> None:
     assert someone.json() == {"leader": "node-3", "member_id": "id-node-3"}
 
 
-async def test_only_a_removed_member_is_archived(
-    admin: httpx.AsyncClient, node: LocalNode
-) -> None:
+async def test_only_a_removed_member_is_archived(admin: httpx.AsyncClient, node: LocalNode) -> None:
     refused = await admin.post("/cluster/archive")
     assert (refused.status_code, refused.json()["code"]) == (409, "config_conflict")
     node.changes = {"state": "removed"}

@@ -6,13 +6,13 @@ from typing import Any
 
 import httpx
 import pytest
-from unit.api.local_node import LocalNode
 
 from distsync_node import errors
 from distsync_node.api.gateway import Gateway
 from distsync_node.api.locks import done, granted, refusal
 from distsync_node.errors import DistSyncError, InvariantViolation
 from distsync_node.locks.commands import Done, RefusalCode, Refused, Waiting
+from unit.api.local_node import LocalNode
 
 LIMITS = {
     RefusalCode.TOO_MANY_WAITERS: "waiters",

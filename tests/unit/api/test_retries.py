@@ -6,10 +6,10 @@ from typing import Any
 
 import httpx
 import pytest
-from unit.api.local_node import LocalNode
 
 from distsync_node.api.call import mint_request_id
 from distsync_node.locks.commands import Acquire
+from unit.api.local_node import LocalNode
 
 BODY: dict[str, Any] = {"name": "x", "owner": "a", "request_id": "r-1"}
 DEFAULTS: dict[str, Any] = {

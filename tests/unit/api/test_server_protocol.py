@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import msgspec
 import pytest
 import uvicorn
-from unit.api.driver import eventually
-from unit.api.local_node import LocalNode
 
 from distsync_node.api.gateway import Gateway
 from distsync_node.api.server import HttpProtocol
+from unit.api.driver import eventually
+from unit.api.local_node import LocalNode
 
 ACQUIRE = b'{"name":"x","owner":"a"}'
 

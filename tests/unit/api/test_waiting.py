@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from unit.api.driver import Exchange, eventually, post
-from unit.api.local_node import LocalNode
 
 from distsync_node.api.gateway import Gateway
+from unit.api.driver import Exchange, eventually, post
+from unit.api.local_node import LocalNode
 
 FIRST = b'{"name":"x","owner":"a"}'
 SECOND = b'{"name":"x","owner":"b","wait_ms":60000}'
