@@ -252,7 +252,11 @@ class Participant:
 
     def _raft_effect(self, effect: RaftEffect) -> None:
         match effect:
-            case Send() | Persist():
+            case Send():
+                self._effects.append(effect)
+            case Persist():
+                if effect.entries:
+                    self.clock.arrived(effect.entries[0].index, self._now_ms)
                 self._effects.append(effect)
             case Apply():
                 self._apply(effect.entries)
@@ -280,7 +284,7 @@ class Participant:
         if self.serving.restore(state.ring, self._now_ms):
             self._ring_changed()
         self.cluster_version = snapshot.meta.cluster_version
-        self.clock.applied(snapshot.meta.stamp_ms, self._now_ms, leading=False)
+        self.clock.restored(snapshot.meta.stamp_ms, self._now_ms)
         self._snapshot_index = snapshot.meta.index
         self._log_bytes = 0
 
@@ -289,7 +293,7 @@ class Participant:
         if self.state != "member":
             return None
         deadline_ms = self.raft.next_deadline_ms()
-        if self.is_ready_leader:
+        if self._may_propose():
             if self.machine.has_leases:
                 deadline_ms = min(
                     deadline_ms, self._last_stamp_at_ms + self._options.stamp_interval_ms
@@ -297,6 +301,7 @@ class Participant:
             due_ms = self.machine.next_deadline_ms()
             if due_ms is not None and self._expire_index is None:
                 deadline_ms = min(deadline_ms, self.clock.local_ms(due_ms))
+        if self.is_ready_leader:
             overdue_ms = self.serving.overdue_at_ms()
             if overdue_ms is not None:
                 deadline_ms = min(deadline_ms, overdue_ms)
@@ -356,6 +361,7 @@ class Participant:
         self.serving.heartbeat_soon(self._now_ms)
         if effect.role is not Role.LEADER:
             self.serving.resign()
+            self.clock.resigned()
         if self.is_ready_leader and effect.role is not Role.LEADER:
             self.is_ready_leader = False
             self._reject_all(RejectReason.LEADERSHIP_LOST)
@@ -470,11 +476,20 @@ class Participant:
     def _flush(self) -> None:
         """Propose what waits, one entry after another while there is room."""
         requests = self._requests
-        while self.is_ready_leader and len(requests.batches) < self._options.max_inflight_entries:
+        while self._may_propose():
             expire = self._due()
             if expire is None and not requests.has_submitted and not self._stamp_is_due():
                 return
-            self._propose_batch(requests.take_batch(expire, self._options.flush_bytes))
+            if not self._propose_batch(requests.take_batch(expire, self._options.flush_bytes)):
+                return  # what was refused once would be refused again
+
+    def _may_propose(self) -> bool:
+        """Whether an entry would be taken now. What waits is flushed once it would."""
+        return (
+            self.is_ready_leader
+            and self.raft.transfer_target is None
+            and len(self._requests.batches) < self._options.max_inflight_entries
+        )
 
     def _due(self) -> Expire | None:
         if self._expire_index is not None:
@@ -487,7 +502,9 @@ class Participant:
             and self._now_ms - self._last_stamp_at_ms >= self._options.stamp_interval_ms
         )
 
-    def _propose_batch(self, batch: Batch) -> None:
+    def _propose_batch(self, batch: Batch) -> bool:
+        """Propose a batch; returns whether it is in flight."""
+        in_flight = len(self._requests.batches)
         self._proposing = batch
         self._last_stamp_at_ms = self._now_ms
         self._raft(
@@ -499,6 +516,7 @@ class Participant:
                 payload=_encode(batch.commands),
             )
         )
+        return len(self._requests.batches) > in_flight
 
     def _accepted(self, effect: ProposalAccepted) -> None:
         if effect.ref == _BATCH:
@@ -544,7 +562,8 @@ class Participant:
 
     def _apply_entry(self, entry: Entry) -> None:
         raft = self.raft
-        self.clock.applied(entry.stamp_ms, self._now_ms, leading=raft.role is Role.LEADER)
+        if entry.kind is not EntryKind.NOOP:
+            self.clock.applied(entry.index, entry.stamp_ms)
         self._log_bytes += len(entry.payload) + 64
         match entry.kind:
             case EntryKind.COMMANDS:

@@ -48,6 +48,7 @@ from distsync_node.replica.types import (
     Stop,
     Submit,
     SubmitRead,
+    Transfer,
 )
 from unit.replica.pump import Pump, acquire
 
@@ -374,6 +375,24 @@ def test_a_full_disk_refuses_commands_and_hands_leadership_over() -> None:
     assert rejected.reason is RejectReason.DISK_FULL
     pump.run(1_000)
     assert pump.leader is not leader
+
+
+def test_a_leader_that_hands_over_waits_with_expiries_instead_of_trying_them_for_ever() -> None:
+    pump = Pump()
+    leader = pump.form()
+    pump.submit(10, acquire("a", "o", request="1", ttl_ms=1_000))
+    pump.run(600)
+    target = next(member.id for member in pump.members if member.id != leader.member_id)
+    pump.cut.add(target)
+    pump.step(leader.member_id, Transfer(now_ms=pump.now_ms, target=target))
+    pump.submit(11, acquire("b", "p", request="2"), leader)
+    before = len(pump.effects)
+    pump.run(500)  # the lease ends meanwhile; the target does not answer
+    assert len(pump.effects) - before < 100
+    pump.cut.clear()
+    pump.run(2_000)
+    assert pump.leader.machine.lock_view("a") is None
+    assert pump.of_kind(Reply, 11) or pump.of_kind(Rejected, 11)
 
 
 def test_a_live_members_name_is_not_given_away() -> None:
