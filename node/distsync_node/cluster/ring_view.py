@@ -1,0 +1,54 @@
+"""The ring as one node sees it: the newest epoch it was told of, by its own log or by another node.
+
+Guarantees: the view never goes back to an older epoch; the hash ring is computed once an epoch.
+Every request and reply between nodes that concerns the ring carries an epoch; the lower side adopts
+the higher, so that a node whose log lags (or has no quorum) still finds owners.
+"""
+
+from __future__ import annotations
+
+from distsync_node.cluster.ring_state import EMPTY_RING, Epoch, RingState, Server
+from distsync_node.ring import HashRing
+
+
+class RingView:
+    """The newest ring known here."""
+
+    __slots__ = ("_by_name", "_hash_ring", "_state")
+
+    def __init__(self) -> None:
+        self._state = EMPTY_RING
+        self._hash_ring = HashRing({})
+        self._by_name: dict[str, Server] = {}
+
+    @property
+    def state(self) -> RingState:
+        """The ring itself."""
+        return self._state
+
+    @property
+    def epoch(self) -> Epoch:
+        """Its epoch."""
+        return self._state.epoch
+
+    def adopt(self, state: RingState) -> bool:
+        """Take over a newer ring; returns whether it was newer."""
+        if state.epoch <= self._state.epoch:
+            return False
+        self._state = state
+        self._hash_ring = state.ring()
+        self._by_name = {server.name: server for server in state.servers}
+        return True
+
+    def owner(self, key: str) -> Server | None:
+        """Return who serves a key; None on an empty ring."""
+        name = self._hash_ring.owner(key)
+        return None if name is None else self._by_name[name]
+
+    def successors(self, key: str) -> list[Server]:
+        """Return every server, the owner first, in the order in which they would take a key over."""
+        return [self._by_name[name] for name in self._hash_ring.owners(key)]
+
+    def shares(self) -> dict[str, float]:
+        """Return the part of the ring of each server."""
+        return self._hash_ring.shares()
