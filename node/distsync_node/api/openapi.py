@@ -22,7 +22,7 @@ _SAMPLES: tuple[DistSyncError, ...] = (
     errors.BadRequest("ttl_ms: Expected `int` >= 100", field="ttl_ms"),
     errors.MalformedBody("the body is not JSON: Input data was truncated"),
     errors.PayloadTooLarge(f"the body is larger than {MAX_BODY_BYTES} bytes"),
-    errors.PathTooLong("the path and query are longer than 8192 bytes"),
+    errors.PathTooLong("the path and query are longer than 32768 bytes"),
     errors.UnsupportedMediaType("send the body as `Content-Type: application/json`"),
     errors.HeadersTooLarge("more than 32768 bytes of headers"),
     errors.RequestIdReused(

@@ -12,7 +12,7 @@ class ApiOptions:
     """Durations are milliseconds. The defaults suit production; tests shrink them."""
 
     max_body_bytes: int = MAX_BODY_BYTES
-    max_path_bytes: int = 8 << 10  # path and query; a name of 512 bytes encodes to at most 1,536
+    max_path_bytes: int = 32 << 10  # path and query; two names, percent-encoded, take up to 12 KiB
     max_header_bytes: int = 32 << 10
     max_headers: int = 100
     max_concurrent_requests: int = 20_000
