@@ -12,9 +12,11 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 DEADLINE_SECONDS = 60.0
 COMMAND = (sys.executable, "-m", "distsync.command")
@@ -56,6 +58,29 @@ def _is_free(port: int) -> bool:
         except OSError:
             return False
     return True
+
+
+def get(url: str) -> Any:
+    """GET and decode JSON."""
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        return json.load(answer)
+
+
+def acquire(url: str, name: str, owner: str = "somebody") -> int:
+    """Take a lock for an hour and return its token."""
+    body = {"name": name, "owner": owner, "ttl_ms": 3_600_000}
+    request = urllib.request.Request(
+        f"{url}/lock/acquire",
+        data=json.dumps(body).encode(),
+        headers={"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        return json.load(answer)["token"]
+
+
+def lock_state(url: str, name: str) -> Any:
+    """Who holds a lock and who waits."""
+    return get(f"{url}/lock/{quote(name, safe='')}")
 
 
 def is_running(pid: int) -> bool:
@@ -127,11 +152,20 @@ class Up:
         """Return the next event of a kind, dropping others."""
         deadline = time.monotonic() + DEADLINE_SECONDS
         while True:
-            event = self._events.get(timeout=max(0.01, deadline - time.monotonic()))
+            try:
+                event = self._events.get(timeout=max(0.01, deadline - time.monotonic()))
+            except queue.Empty:
+                raise AssertionError(f"no {kind!r} event: {self.last_words()}") from None
             if event["event"] == kind:
                 return event
             if event["event"] == "end of output":
-                raise AssertionError(f"up ended: {self.stderr_file.read_text()}")
+                raise AssertionError(f"up ended: {self.last_words()}")
+
+    def last_words(self) -> str:
+        """What up and its nodes said last."""
+        logs = (self.data_dir / f"{name}.log" for name in self.names)
+        lines = [log.read_text().splitlines()[-1:] for log in logs if log.exists()]
+        return f"{self.stderr_file.read_text()} {lines}"
 
     @property
     def urls(self) -> list[str]:

@@ -1,17 +1,14 @@
-import json
 import os
 import signal
 import socket
 import subprocess
 import sys
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from process.running import Up, distsync, eventually, free_base_port, is_running
+from process.running import Up, acquire, distsync, eventually, free_base_port, get, is_running
 
 
 @pytest.fixture
@@ -29,21 +26,6 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Up]]:
         up.close()
 
 
-def get(url: str) -> Any:
-    with urllib.request.urlopen(url, timeout=5) as answer:
-        return json.load(answer)
-
-
-def acquire(url: str, name: str) -> dict[str, Any]:
-    request = urllib.request.Request(
-        f"{url}/lock/acquire",
-        data=json.dumps({"name": name, "owner": "test", "ttl_ms": 3_600_000}).encode(),
-        headers={"Content-Type": "application/json"},
-    )
-    with urllib.request.urlopen(request, timeout=10) as answer:
-        return json.load(answer)
-
-
 def test_the_ready_line_comes_when_every_node_serves(start: Callable[..., Up]) -> None:
     up = start()
     ready = up.next_event("ready")
@@ -53,7 +35,7 @@ def test_the_ready_line_comes_when_every_node_serves(start: Callable[..., Up]) -
     assert all(status["ready"] for status in statuses)
     assert {status["cluster_id"] for status in statuses} == {ready["cluster_id"]}
     assert len(statuses[0]["members"]) == 3
-    assert acquire(up.urls[0], "a")["token"] >= 1
+    assert acquire(up.urls[0], "a") >= 1
     assert Path(ready["secret_file"]).stat().st_mode & 0o077 == 0
 
 
@@ -85,7 +67,7 @@ def test_a_killed_node_is_started_again_and_rejoins(start: Callable[..., Up]) ->
     assert up.pids[killed] != old_pid
     assert "SIGKILL" in up.stderr_file.read_text()
     survivor = next(url for url, name in zip(up.urls, up.names, strict=True) if name != killed)
-    token = eventually(lambda: acquire(survivor, "after")["token"])
+    token = eventually(lambda: acquire(survivor, "after"))
     url = up.urls[up.names.index(killed)]
     eventually(lambda: get(f"{url}/cluster/status")["ready"])
     assert get(f"{url}/lock/after")["token"] == token
@@ -127,7 +109,7 @@ def test_killing_up_itself_leaves_no_node(start: Callable[..., Up]) -> None:
 def test_data_is_kept_until_fresh(start: Callable[..., Up]) -> None:
     up = start(nodes=1)
     cluster_id = up.next_event("ready")["cluster_id"]
-    token = acquire(up.urls[0], "kept")["token"]
+    token = acquire(up.urls[0], "kept")
     assert up.stop() == 0
 
     up = start(nodes=1)
@@ -146,7 +128,7 @@ def test_a_wiped_node_joins_again_as_another_member(
     up = start()
     cluster_id = up.next_event("ready")["cluster_id"]
     old = {m["name"]: m["id"] for m in get(f"{up.urls[0]}/cluster/status")["members"]}
-    token = acquire(up.urls[0], "kept")["token"]
+    token = acquire(up.urls[0], "kept")
     assert up.stop() == 0
     node_dir = tmp_path / "cluster" / "node-3"
     node_dir.rename(tmp_path / "lost-disk")

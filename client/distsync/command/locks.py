@@ -22,6 +22,8 @@ from distsync.core import new_request_id
 from distsync.errors import DistSyncError
 from distsync.models import GrantBody, LockInfo
 
+_TIMEOUT_SECONDS = 5.0
+
 
 @click.group()
 def lock() -> None:
@@ -42,7 +44,7 @@ def acquire(options: Options, /, wait: int, **request: Any) -> None:
     """
 
     async def take() -> dict[str, Any]:
-        async with AsyncClient(options.urls) as client:
+        async with AsyncClient(options.urls, timeout=_TIMEOUT_SECONDS) as client:
             held = LockRequest(wait=wait, **request).of(client)
             try:
                 await held.acquire()
@@ -101,7 +103,7 @@ def release(
 
 
 async def _release(options: Options, name: str, owner: str | None, token: int) -> None:
-    async with AsyncClient(options.urls) as client:
+    async with AsyncClient(options.urls, timeout=_TIMEOUT_SECONDS) as client:
         if owner is None:
             holders = (await client.lock_info(name)).holders
             owner = next((holder.owner for holder in holders if holder.token == token), None)
@@ -125,7 +127,7 @@ def ls(options: Options, prefix: str) -> None:
     """List the locks that are held or waited for."""
 
     async def collect() -> list[LockInfo]:
-        async with AsyncClient(options.urls) as client:
+        async with AsyncClient(options.urls, timeout=_TIMEOUT_SECONDS) as client:
             return [info async for info in client.locks(prefix)]
 
     infos = asyncio.run(collect())
@@ -159,7 +161,7 @@ def show(options: Options, name: str) -> None:
     """Show who holds a lock and who waits for it."""
 
     async def ask() -> LockInfo:
-        async with AsyncClient(options.urls) as client:
+        async with AsyncClient(options.urls, timeout=_TIMEOUT_SECONDS) as client:
             return await client.lock_info(name)
 
     info = asyncio.run(ask())
@@ -191,7 +193,7 @@ def watch(options: Options, name: str) -> None:
     """Print the state of a lock now and after each change, until Ctrl-C."""
 
     async def follow() -> None:
-        async with AsyncClient(options.urls) as client:
+        async with AsyncClient(options.urls, timeout=_TIMEOUT_SECONDS) as client:
             async for info in client.watch(name):
                 emit(render_json(info) if options.json else _line(info))
 
