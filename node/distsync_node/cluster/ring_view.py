@@ -46,7 +46,7 @@ class RingView:
         return None if name is None else self._by_name[name]
 
     def successors(self, key: str) -> list[Server]:
-        """Return every server, the owner first, in the order in which they would take a key over."""
+        """Return every server: the owner, who would own the key after it, and so on."""
         return [self._by_name[name] for name in self._hash_ring.owners(key)]
 
     def shares(self) -> dict[str, float]:
