@@ -8,11 +8,13 @@ Guarantees
   campaigns with a committed change unapplied (thesis §4.1; here at apply, not at append).
 - Role-specific state lives in `leadership` or `ballot` and dies with the role.
 
-After a restart the commit index is not known. It restarts at the snapshot, or at the last but one
-CONFIG entry of the log if that is later: a leader proposes a change only once the one before is
-committed and applied, so an entry that was appended proves that its predecessor is committed.
-Without this rule a restarted member could campaign with a configuration two changes old, whose
-quorums need not meet the present ones.
+After a restart the commit index is not known exactly. It restarts at the snapshot, or at what the
+hard state notes, or at the last but one CONFIG entry of the log, whichever is latest: a leader
+proposes a change only once the one before is committed and applied, so an entry that was appended
+proves that its predecessor is committed. Without that rule a restarted member could campaign with a
+configuration two changes old, whose quorums need not meet the present ones. And because a change
+that is applied is noted at once, a restarted group does not depend on a member of the configuration
+before: it would if that one's disk were lost, and never elect anybody again.
 """
 
 from __future__ import annotations
@@ -111,7 +113,8 @@ class RaftState:
         self.ballot: Ballot | None = None
         self.assembly: SnapshotAssembly | None = None
         self.applied_index = meta.index
-        self.commit_index = max(meta.index, _proven_commit(self.log, meta.index))
+        noted = min(recovered.hard_state.commit, self.log.last_index)
+        self.commit_index = max(meta.index, noted, _proven_commit(self.log, meta.index))
         if self.log.last_term > self.term:
             # Genesis hands out a log of term 1 before anybody has voted.
             self.term, self.vote = self.log.last_term, None
@@ -140,7 +143,7 @@ class RaftState:
     def flush(self) -> None:
         """Emit the Persist gathered so far, if there is any."""
         if self.disk.staged:
-            self.effects.append(self.disk.flush(HardState(self.term, self.vote)))
+            self.effects.append(self.disk.flush(HardState(self.term, self.vote, self.commit_index)))
 
     def _announce(self) -> None:
         announced = (self.role, self.term, self.leader)
@@ -270,6 +273,8 @@ class RaftState:
                 self._adopt_configuration(apply_change(self.configuration, change, entry.index))
                 self.effects.append(ConfigurationChanged(configuration=self.configuration))
                 changed = True
+        if changed:
+            self.disk.stage_hard_state()  # notes the commit
         return changed
 
     def install_snapshot(self, snapshot: Snapshot) -> None:

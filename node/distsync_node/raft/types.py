@@ -90,10 +90,15 @@ class ConfigChange(msgspec.Struct, frozen=True, array_like=True):
 
 
 class HardState(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """What must be on disk before any message that depends on it leaves (thesis fig. 3.1)."""
+    """What must be on disk before any message that depends on it leaves (thesis fig. 3.1).
+
+    `commit` is the commit index known when this was written. Nothing waits for it; it lets a
+    restart know the configuration that was in force.
+    """
 
     term: Term
     vote: MemberId | None
+    commit: LogIndex = LogIndex(0)
 
 
 class SnapshotMeta(msgspec.Struct, frozen=True, array_like=True):

@@ -114,6 +114,7 @@ class Single:
         me: str = "1",
         term: int = 1,
         vote: str | None = None,
+        commit: int = 0,
         entries: tuple[Entry, ...] = (),
         base: Snapshot | None = None,
         options: RaftOptions | None = None,
@@ -124,7 +125,9 @@ class Single:
         self.random = FixedRandom(timeout_ms)
         recovered = RecoveredState(
             member_id=MemberId(me),
-            hard_state=HardState(Term(term), None if vote is None else MemberId(vote)),
+            hard_state=HardState(
+                Term(term), None if vote is None else MemberId(vote), LogIndex(commit)
+            ),
             snapshot=base or snapshot(configuration(voters, learners)),
             entries=entries,
         )

@@ -42,7 +42,7 @@ def test_a_term_below_the_log_is_raised_and_written() -> None:
     single = Single(term=0, entries=log_of(1, 3))
     assert single.core.term == 3
     persists = of(single.ask_pre_vote("2", 4, (3, 3)), Persist)
-    assert persists[0].hard_state == HardState(Term(3), None)
+    assert persists[0].hard_state == HardState(Term(3), None, LogIndex(1))
 
 
 # --- Pre-vote -------------------------------------------------------------------------------
@@ -141,7 +141,7 @@ def test_a_candidate_raises_its_term_and_asks_only_when_both_are_written() -> No
     assert single.core.role is Role.CANDIDATE
     assert sent(effects) == []
     assert sent_after_write(effects) == [request, request]
-    assert of(effects, Persist)[0].hard_state == HardState(Term(2), MemberId("1"))
+    assert of(effects, Persist)[0].hard_state == HardState(Term(2), MemberId("1"), LogIndex(1))
 
 
 def test_the_own_vote_counts_only_once_it_is_written() -> None:
@@ -310,7 +310,7 @@ def test_a_vote_leaves_only_when_it_is_written() -> None:
     effects = single.ask_vote("2", 2, (1, 1))
     assert sent(effects) == []
     assert sent_after_write(effects) == [VoteResponse(Term(2), granted=True)]
-    assert of(effects, Persist)[0].hard_state == HardState(Term(2), MemberId("2"))
+    assert of(effects, Persist)[0].hard_state == HardState(Term(2), MemberId("2"), LogIndex(1))
 
 
 def test_a_repeated_request_gets_the_vote_again_after_the_first_is_written() -> None:
@@ -454,7 +454,7 @@ def test_a_later_term_makes_everybody_a_follower(role: Role) -> None:
             single.lead()
     effects = single.receive("2", append(9, (1, 1)))
     assert (single.core.role, single.core.term, single.core.leader) == (Role.FOLLOWER, 9, "2")
-    assert of(effects, Persist)[0].hard_state == HardState(Term(9), None)
+    assert of(effects, Persist)[0].hard_state == HardState(Term(9), None, LogIndex(1))
 
 
 def test_an_answer_of_a_later_term_deposes_a_leader() -> None:

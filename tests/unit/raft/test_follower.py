@@ -74,7 +74,7 @@ def test_the_first_answer_in_a_term_waits_until_the_term_is_written() -> None:
     effects = single.receive("2", append(3, (2, 2)))
     assert sent(effects) == []
     assert sent_after_write(effects) == [accepted(3, 2)]
-    assert of(effects, Persist)[0].hard_state == HardState(Term(3), None)
+    assert of(effects, Persist)[0].hard_state == HardState(Term(3), None, LogIndex(1))
     waiting = single.receive("2", append(3, (2, 2), round_number=2))
     assert sent_after_write(waiting) == [accepted(3, 2, round_number=2)]
     single.write()

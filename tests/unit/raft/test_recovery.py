@@ -11,6 +11,7 @@ from distsync_node.raft.types import (
     Entry,
     EntryKind,
     LogIndex,
+    Persist,
     Role,
     Term,
 )
@@ -56,6 +57,39 @@ def test_a_proven_change_is_applied_before_a_campaign() -> None:
     effects = single.time_out()
     assert single.core.role is Role.PRE_CANDIDATE
     assert [bool(sent(effects, voter)) for voter in "234"] == [True, True, True]
+
+
+def test_the_commit_noted_with_the_hard_state_counts() -> None:
+    single = Single(entries=(ADD_4, PROMOTE_4), commit=3)
+    effects = single.tick()
+    assert [each.entries for each in of(effects, Apply)] == [(ADD_4, PROMOTE_4)]
+    assert single.core.configuration.voters == ("1", "2", "3", "4")
+
+
+def test_a_noted_commit_beyond_the_log_counts_as_far_as_the_log_goes() -> None:
+    assert Single(entries=(ADD_4,), commit=9).core.commit_index == 2
+
+
+def test_an_applied_change_is_noted_at_once() -> None:
+    single = Single(entries=(ADD_4,), commit=2)
+    (persist,) = of(single.tick(), Persist)
+    assert persist.hard_state is not None
+    assert persist.hard_state.commit == 2
+
+
+def test_a_restarted_group_does_without_a_voter_that_was_lost_after_a_promotion() -> None:
+    """The leader knew that 3 votes; it restarts, and 1 never returns."""
+    cluster = Cluster("12", "3")
+    cluster.elect("2")
+    cluster.propose_config("2", ConfigOperation.PROMOTE, "3")
+    cluster.settle()
+    for name in "123":
+        cluster.crash(name)
+    cluster.in_flight.clear()
+    for name in "23":
+        cluster.restart(name)
+    cluster.wait(3_000)
+    assert Role.LEADER in (cluster["2"].role, cluster["3"].role)
 
 
 def test_changes_below_the_snapshot_are_not_counted() -> None:

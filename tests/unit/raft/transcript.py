@@ -134,7 +134,10 @@ def show_message(message: RaftMessage) -> str:
 def show_persist(persist: Persist) -> str:
     parts = []
     if persist.hard_state is not None:
-        parts.append(f"term={persist.hard_state.term} vote={persist.hard_state.vote or '-'}")
+        hard_state = persist.hard_state
+        parts.append(
+            f"term={hard_state.term} vote={hard_state.vote or '-'} commit={hard_state.commit}"
+        )
     if persist.snapshot is not None:
         meta = persist.snapshot.meta
         parts.append(
