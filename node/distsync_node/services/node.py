@@ -158,13 +158,7 @@ class NodeService:
     async def _try_here(
         self, runtime: Runtime, command: LockCommand, attempts: _Attempts, deadline_ms: int
     ) -> CommandReply | RejectReason:
-        # A stuck leader (a full disk, a lost quorum) must not hold the caller past the deadline.
-        try:
-            async with asyncio.timeout(max(0, deadline_ms - boottime_ms()) / 1_000):
-                final = await runtime.run(command, attempts.parked)
-        except TimeoutError:
-            attempts.may_be_proposed = True
-            return RejectReason.LEADERSHIP_LOST
+        final = await runtime.run(command, deadline_ms=deadline_ms, on_parked=attempts.parked)
         if isinstance(final, Reply):
             return CommandReply(outcome=final.outcome, remaining_ms=final.remaining_ms)
         if not isinstance(final, Rejected):
@@ -300,7 +294,7 @@ class NodeService:
             return RejectedReply(RejectReason.NOT_LEADER, None)
         match call:
             case CommandCall(command=command):
-                final = await runtime.run(command, on_parked)
+                final = await runtime.run(command, on_parked=on_parked)
             case ReadIndexCall():
                 final = await runtime.ask(lambda ref: SubmitRead(now_ms=boottime_ms(), ref=ref))
             case MembershipCall():

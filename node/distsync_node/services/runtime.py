@@ -13,7 +13,6 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
 from typing import assert_never
 
 import msgspec
@@ -50,6 +49,7 @@ from distsync_node.replica.types import (
     ReceiveAnswer,
     ReceiveEnvelope,
     Rejected,
+    RejectReason,
     ReplicaEffect,
     ReplicaEvent,
     ReplicaOptions,
@@ -66,6 +66,9 @@ from distsync_node.storage import DiskThread, Storage
 
 logger = logging.getLogger(__name__)
 
+NEVER_MS = 1 << 62
+SWEEP_SECONDS = 0.1
+
 Final = Reply | Rejected | ReadAt | AdminDone
 
 
@@ -74,10 +77,20 @@ def boottime_ms() -> int:
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
 
 
-@dataclass(slots=True)
 class _Call:
-    future: asyncio.Future[Final]
-    on_parked: Callable[[int], object] | None
+    """Somebody who waits for a final effect, until `deadline_ms`."""
+
+    __slots__ = ("deadline_ms", "future", "on_parked")
+
+    def __init__(
+        self,
+        future: asyncio.Future[Final],
+        on_parked: Callable[[int], object] | None,
+        deadline_ms: int,
+    ) -> None:
+        self.future = future
+        self.on_parked = on_parked
+        self.deadline_ms = deadline_ms
 
 
 class Runtime:
@@ -121,6 +134,7 @@ class Runtime:
         self._leader: MemberId | None = None
         self._flush_scheduled = False
         self._timer: asyncio.TimerHandle | None = None
+        self._sweeper: asyncio.TimerHandle | None = None
         self._timer_at_ms = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._watchers: dict[str, set[asyncio.Event]] = {}
@@ -137,8 +151,9 @@ class Runtime:
     async def close(self) -> None:
         """Write what is queued and stop."""
         self._closed = True
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._sweeper):
+            if timer is not None:
+                timer.cancel()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -163,43 +178,63 @@ class Runtime:
             link.kick()
         self._arm()
 
-    def call(
-        self,
-        make_event: Callable[[int], ReplicaEvent],
-        on_parked: Callable[[int], object] | None = None,
-    ) -> tuple[int, asyncio.Future[Final]]:
-        """Step an event that is answered once; returns its ref and the future of the answer."""
-        self._next_ref += 1
-        ref = self._next_ref
-        future: asyncio.Future[Final] = self._loop.create_future()
-        self._calls[ref] = _Call(future, on_parked)
-        self.step(make_event(ref))
-        return ref, future
-
     async def run(
-        self, command: LockCommand, on_parked: Callable[[int], object] | None = None
+        self,
+        command: LockCommand,
+        *,
+        deadline_ms: int = NEVER_MS,
+        on_parked: Callable[[int], object] | None = None,
     ) -> Final:
-        """Run a command on this member. Cancelling the task is a disconnect."""
-        ref, future = self.call(
-            lambda ref: Submit(now_ms=boottime_ms(), ref=ref, command=command), on_parked
-        )
+        """Run a command on this member; Rejected(LEADERSHIP_LOST) when the deadline passes.
+
+        Cancelling the task is a disconnect.
+        """
+        ref, future = self._register(on_parked, deadline_ms)
+        self.step(Submit(now_ms=boottime_ms(), ref=ref, command=command))
         if not self._flush_scheduled:
             self._flush_scheduled = True
             self._loop.call_soon(self._flush)
+        return await self._outcome(ref, future)
+
+    async def ask(self, make_event: Callable[[int], ReplicaEvent]) -> Final:
+        """Step an event other than a command and wait for its answer."""
+        ref, future = self._register(None, NEVER_MS)
+        self.step(make_event(ref))
+        return await self._outcome(ref, future)
+
+    def _register(
+        self, on_parked: Callable[[int], object] | None, deadline_ms: int
+    ) -> tuple[int, asyncio.Future[Final]]:
+        self._next_ref += 1
+        future: asyncio.Future[Final] = self._loop.create_future()
+        self._calls[self._next_ref] = _Call(future, on_parked, deadline_ms)
+        if self._sweeper is None:
+            self._sweeper = self._loop.call_later(SWEEP_SECONDS, self._sweep)
+        return self._next_ref, future
+
+    async def _outcome(self, ref: int, future: asyncio.Future[Final]) -> Final:
         try:
             return await future
         except asyncio.CancelledError:
             self._forget(ref)
             raise
 
-    async def ask(self, make_event: Callable[[int], ReplicaEvent]) -> Final:
-        """Step an event other than a command and wait for its answer."""
-        ref, future = self.call(make_event)
-        try:
-            return await future
-        except asyncio.CancelledError:
+    def _sweep(self) -> None:
+        """End calls whose deadline has passed: a stuck leader must not hold them. One timer looks
+        after all of them, since nearly every call is answered long before."""
+        now_ms = boottime_ms()
+        late = [ref for ref, call in self._calls.items() if call.deadline_ms <= now_ms]
+        for ref in late:
+            call = self._calls[ref]
             self._forget(ref)
-            raise
+            if not call.future.done():
+                leader = self.replica.leader
+                call.future.set_result(
+                    Rejected(ref=ref, reason=RejectReason.LEADERSHIP_LOST, leader=leader)
+                )
+        self._sweeper = None
+        if self._calls:
+            self._sweeper = self._loop.call_later(SWEEP_SECONDS, self._sweep)
 
     def _forget(self, ref: int) -> None:
         if self._calls.pop(ref, None) is not None:
