@@ -19,11 +19,11 @@ from collections.abc import Iterator
 
 import uvicorn
 import uvloop
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from distsync_node.api.app import build_peer_app, build_public_app
 from distsync_node.api.gateway import Gateway
 from distsync_node.api.options import ApiOptions
+from distsync_node.api.server import HttpProtocol
 from distsync_node.errors import (
     ConfigConflict,
     DistSyncError,
@@ -106,8 +106,8 @@ class _Program:
                 ),
             )
             servers = [
-                _server(gateways[0], HttpToolsProtocol),
-                _server(gateways[1], message_protocol(node.receive, settings.secret)),
+                _server(gateways[0], HttpProtocol),
+                _server(gateways[1], message_protocol(HttpProtocol, node.receive, settings.secret)),
             ]
             serving = [
                 asyncio.create_task(server.serve(sockets=[listener]))

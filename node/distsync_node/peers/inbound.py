@@ -32,10 +32,12 @@ REQUEST_LINE = b"POST " + MESSAGES_PATH.encode() + b" HTTP/1.1\r\n"
 _OK = b"HTTP/1.1 200 OK\r\ncontent-type: application/msgpack\r\ncontent-length: "
 
 
-def message_protocol(receiver: Receiver, secret: str) -> type[HttpToolsProtocol]:
-    """Return uvicorn's protocol, but for connections that carry messages."""
+def message_protocol(
+    base: type[HttpToolsProtocol], receiver: Receiver, secret: str
+) -> type[HttpToolsProtocol]:
+    """Return the protocol `base`, but for connections that carry messages."""
 
-    class PeerProtocol(HttpToolsProtocol):
+    class PeerProtocol(base):  # type: ignore[misc, valid-type]
         _is_fresh = True
 
         def data_received(self, data: bytes) -> None:
@@ -49,6 +51,7 @@ def message_protocol(receiver: Receiver, secret: str) -> type[HttpToolsProtocol]
         def _hand_over(self, data: bytes) -> None:
             protocol = MessageProtocol(receiver, secret, self.connections)
             self.connections.discard(self)
+            self._unset_keepalive_if_required()  # its timer would close the connection
             protocol.connection_made(self.transport)
             self.transport.set_protocol(protocol)
             protocol.data_received(data)

@@ -472,6 +472,7 @@ class NodeService:
             disk_full=replica.disk_full,
             configuration=configuration,
             progress=progress,
+            leader_changes=runtime.leader_changes,
         )
 
     @staticmethod
