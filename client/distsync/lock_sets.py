@@ -98,6 +98,8 @@ class LockSet:
         """Acquire them for this owner, unless one was given when they were made."""
         if self._session is not None:
             raise RuntimeError("these locks are in use; make another object for them")
+        if self._given_session is not None:
+            self._given_session.check()
         self._acquiring = asyncio.current_task()
         self._owner = owner = self._fixed_owner or owner
         session = self._session = self._given_session or Session(self._core, ttl=self._ttl)

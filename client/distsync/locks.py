@@ -149,7 +149,7 @@ class Lock:
             WaitTimeout: `wait` passed.
             Deadlock: waiting would close a cycle of owners, or this owner holds it already.
             LimitMismatch: the semaphore has another limit.
-            SessionNotFound, SessionLost: the session is over.
+            SessionNotFound, SessionLost: the session is over; NotHolder: it is not open.
             LimitReached: the cluster takes no more waiters or locks.
             Unavailable, OutcomeUnknown: no answer within the client's timeout.
         """
@@ -161,6 +161,8 @@ class Lock:
         """Acquire it for this owner, unless one was given when the lock was made."""
         if self._acquiring is not None or self._lease is not None:
             raise RuntimeError(f"lock {self.name!r} is in use; make another object for it")
+        if self._session is not None:
+            self._session.check()
         self._acquiring = asyncio.current_task()
         try:
             self._owner = owner = self._fixed_owner or owner
