@@ -1,0 +1,79 @@
+"""The Lua scripts: read from this package, put together, named by their SHA-1.
+
+A script's header is its contract, and the loader takes it at its word:
+
+    -- KEYS: meta ready        the keys it touches, by the names of `model.KEY_NAMES`; they are
+                               declared to Redis in this order and are locals of these names
+    -- lib: clock state        files of scripts/lib put in front of it, in this order
+
+No script names a key in any other way, so each key it touches is declared.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import resources
+from typing import Final
+
+from distsync_node.errors import InvariantViolation
+
+SCRIPT_NAMES: Final = (
+    "push",
+    "pop",
+    "ack",
+    "nack",
+    "extend",
+    "unclaim",
+    "sweep",
+    "get",
+    "peek",
+    "list",
+    "cancel",
+    "configure",
+    "stats",
+    "purge",
+    "redrive",
+)
+
+_KEYS_LINE = re.compile(r"^-- KEYS: (.+)$", re.MULTILINE)
+_LIB_LINE = re.compile(r"^-- lib: (.+)$", re.MULTILINE)
+
+SourceReader = Callable[[str], str]
+"""Gives the text of "push.lua" or "lib/state.lua"."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Script:
+    """One script as Redis gets it."""
+
+    name: str
+    key_names: tuple[str, ...]
+    source: bytes
+    sha: str
+
+
+def read_source(path: str) -> str:
+    """Return the text of a script of this package."""
+    return resources.files(__package__).joinpath("scripts", path).read_text(encoding="utf-8")
+
+
+def assemble(name: str, read: SourceReader = read_source) -> Script:
+    """Return the script `name` with what its header asks for."""
+    text = read(f"{name}.lua")
+    key_names = tuple(" ".join(_KEYS_LINE.findall(text)).split())
+    libraries = " ".join(_LIB_LINE.findall(text)).split()
+    if not key_names or not libraries:
+        raise InvariantViolation(f"{name}.lua does not say its KEYS and lib")
+    locals_line = f"local {', '.join(key_names)} = unpack(KEYS)\nlocal call = redis.call\n"
+    parts = [locals_line, *(read(f"lib/{library}.lua") for library in libraries), text]
+    source = "\n".join(parts).encode()
+    sha = hashlib.sha1(source, usedforsecurity=False).hexdigest()
+    return Script(name=name, key_names=key_names, source=source, sha=sha)
+
+
+def load_scripts(read: SourceReader = read_source) -> Mapping[str, Script]:
+    """Return all scripts by name."""
+    return {name: assemble(name, read) for name in SCRIPT_NAMES}
