@@ -624,7 +624,9 @@ class Participant:
             if not isinstance(command, Acquire | Upgrade):
                 raise InvariantViolation(f"{type(command).__name__} cannot wait")
             if abandoned:
-                self._cancel(command.key, outcome.attempt)
+                attempt = self._requests.parked_gone(command.key, outcome.attempt)
+                if attempt is not None:
+                    self._cancel(command.key, attempt)
             else:
                 self._requests.park(ref, command.key, outcome.attempt)
                 self._emit(Parked(ref=ref, attempt=outcome.attempt))

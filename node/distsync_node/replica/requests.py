@@ -48,6 +48,7 @@ class Requests:
     """The bookkeeping of one replica's waiting connections."""
 
     __slots__ = (
+        "_attempts",
         "_keepalives",
         "_parked",
         "_reads",
@@ -63,8 +64,9 @@ class Requests:
         self.abandoned: set[int] = set()
         self._submitted: list[tuple[int, ReplicatedCommand]] = []
         self._keepalives: dict[SessionId, list[int]] = {}
-        self._parked: dict[int, tuple[RequestKey, int]] = {}
+        self._parked: dict[int, RequestKey] = {}
         self._waiting: dict[RequestKey, list[int]] = {}
+        self._attempts: dict[RequestKey, int] = {}  # the highest of each request that waits here
         self._reads: list[tuple[LogIndex, int, int]] = []
         self._sequence = 0
 
@@ -109,25 +111,39 @@ class Requests:
 
     def park(self, ref: int, key: RequestKey, attempt: int) -> None:
         """The request behind `ref` waits in a queue."""
-        self._parked[ref] = (key, attempt)
+        self._parked[ref] = key
         self._waiting.setdefault(key, []).append(ref)
+        self._attempts[key] = max(attempt, self._attempts.get(key, 0))
+
+    def parked_gone(self, key: RequestKey, attempt: int) -> int | None:
+        """A request waits whose connection is gone; return the attempt to cancel, if any.
+
+        While another connection waits for the same request nothing is cancelled: attempts may
+        arrive in another order than the client made them, and the one that is left waits on.
+        """
+        if key not in self._waiting:
+            return attempt
+        self._attempts[key] = max(attempt, self._attempts[key])
+        return None
 
     def unpark(self, key: RequestKey) -> list[int]:
         """Return and forget every connection that waits for this request."""
         refs = self._waiting.pop(key, [])
+        self._attempts.pop(key, None)
         for ref in refs:
             del self._parked[ref]
         return refs
 
     def disconnect(self, ref: int) -> tuple[RequestKey, int] | None:
-        """Forget a connection; return (key, attempt) of its wait if it was parked."""
-        parked = self._parked.pop(ref, None)
-        if parked is not None:
-            refs = self._waiting[parked[0]]
+        """Forget a connection; return (key, attempt) to cancel if nobody waits for it any more."""
+        key = self._parked.pop(ref, None)
+        if key is not None:
+            refs = self._waiting[key]
             refs.remove(ref)
-            if not refs:
-                del self._waiting[parked[0]]
-            return parked
+            if refs:
+                return None
+            del self._waiting[key]
+            return key, self._attempts.pop(key)
         for position, (submitted_ref, _) in enumerate(self._submitted):
             if submitted_ref == ref:
                 del self._submitted[position]
@@ -157,6 +173,7 @@ class Requests:
         self.abandoned.clear()
         self._parked.clear()
         self._waiting.clear()
+        self._attempts.clear()
         return unproposed, proposed
 
     def await_applied(self, ref: int, index: LogIndex) -> None:

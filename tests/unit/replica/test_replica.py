@@ -276,6 +276,20 @@ def test_a_disconnect_before_the_entry_is_applied_cancels_the_wait_too() -> None
     assert pump.of_kind(Parked, 11) == []
 
 
+def test_a_late_first_attempt_does_not_cancel_the_retry_that_overtook_it() -> None:
+    pump = Pump()
+    leader = pump.form()
+    pump.submit(10, acquire("a", "o1", request="1", ttl_ms=500))
+    waiting = acquire("a", "o2", request="2", wait_ms=10_000)
+    pump.submit(12, waiting)
+    pump.run(50)
+    pump.submit(11, waiting)  # sent first, delayed, and its client hung up long ago
+    pump.step(leader.member_id, Disconnect(now_ms=pump.now_ms, ref=11))
+    pump.run(2_000)
+    (reply,) = pump.of_kind(Reply, 12)
+    assert isinstance(reply.outcome, Granted)
+
+
 def test_renewals_of_a_session_in_one_moment_are_one_command_and_each_is_answered() -> None:
     pump = Pump()
     leader = pump.form()

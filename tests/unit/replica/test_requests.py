@@ -64,10 +64,28 @@ def test_a_retry_waits_beside_its_first_attempt_and_both_are_told() -> None:
     requests = Requests()
     requests.park(1, KEY, 1)
     requests.park(2, KEY, 2)
-    assert requests.disconnect(1) == (KEY, 1)
+    assert requests.disconnect(1) is None
     requests.park(3, KEY, 3)
     assert requests.unpark(KEY) == [2, 3]
     assert requests.unpark(KEY) == []
+
+
+def test_the_last_connection_to_go_cancels_the_latest_attempt() -> None:
+    requests = Requests()
+    requests.park(1, KEY, 1)
+    requests.park(2, KEY, 2)
+    assert requests.disconnect(2) is None
+    assert requests.disconnect(1) == (KEY, 2)
+    requests.park(3, KEY, 3)
+    assert requests.disconnect(3) == (KEY, 3)
+
+
+def test_an_attempt_that_arrives_late_and_without_its_client_cancels_nobody_elses_wait() -> None:
+    requests = Requests()
+    requests.park(2, KEY, 1)  # the client's second attempt arrived first
+    assert requests.parked_gone(KEY, 2) is None
+    assert requests.disconnect(2) == (KEY, 2)
+    assert requests.parked_gone(KEY, 3) == 3
 
 
 def test_a_disconnect_before_the_proposal_leaves_nothing() -> None:
