@@ -60,7 +60,7 @@ def acquire(state: LockState, command: Acquire) -> Outcome:
     known = [lock for name in names if (lock := state.locks.get(name)) is not None]
     if known:
         return _acquire_known(state, command, names, known, limit)
-    return _acquire_free(state, command, names, limit)
+    return _acquire_free(state, command, names, known, limit)
 
 
 def _limit_asked_for(command: Acquire) -> int:
@@ -70,12 +70,11 @@ def _limit_asked_for(command: Acquire) -> int:
 
 
 def _acquire_free(
-    state: LockState, command: Acquire, names: tuple[str, ...], limit: int
+    state: LockState, command: Acquire, names: tuple[str, ...], known: list[Lock], limit: int
 ) -> Granted | Refused:
-    """Grant locks none of which is blocked."""
-    missing = sum(name not in state.locks for name in names)
+    """Grant locks none of which is blocked; `known` are those that exist."""
     if (
-        len(state.locks) + missing > limits.MAX_LOCKS
+        len(state.locks) + len(names) - len(known) > limits.MAX_LOCKS
         or state.grant_count + len(names) > limits.MAX_GRANTS
     ):
         return Refused(code=RefusalCode.TOO_MANY_LOCKS)
@@ -106,7 +105,7 @@ def _acquire_known(
             return refuse(state, command, RefusalCode.LOCK_HELD, lock.name)
     blocking = next((lock for lock in known if not lock.admits_newcomer(command.mode)), None)
     if blocking is None:
-        return _acquire_free(state, command, names, limit)
+        return _acquire_free(state, command, names, known, limit)
     if not waits:
         return refuse(state, command, RefusalCode.LOCK_HELD, blocking.name)
     return _wait(state, command, names, known, blocking, limit)

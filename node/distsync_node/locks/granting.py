@@ -26,6 +26,8 @@ from distsync_node.locks.lock import Lock
 from distsync_node.locks.records import HeldGrant, WaitingRequest
 from distsync_node.locks.state import LockState
 
+_LOST = Refused(code=RefusalCode.LOCK_LOST)
+
 
 def grant(state: LockState, request: Acquire | WaitingRequest, names: tuple[str, ...]) -> Granted:
     """Give the owner all locks of `names`, which must not be blocked, each under a new token."""
@@ -84,7 +86,8 @@ def lose_request(state: LockState, ended: HeldGrant) -> None:
         for other in record:
             if other.token != ended.token:
                 _orphan(state, other)
-    state.finish(ended.key, ended.digest, Refused(code=RefusalCode.LOCK_LOST, name=name))
+    lost = Refused(code=RefusalCode.LOCK_LOST, name=name) if name else _LOST
+    state.finish(ended.key, ended.digest, lost)
 
 
 def _orphan(state: LockState, grant_as_entered: HeldGrant) -> None:

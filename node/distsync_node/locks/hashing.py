@@ -6,11 +6,13 @@ asked for, on a restore in between, or on PYTHONHASHSEED.
 
 Items are frozen, so a change is "old item out, new item in". Both are only noted; they are
 encoded and hashed when the value is asked for, and an item that came and went in between is never
-hashed. The notes are bounded: beyond `MAX_PENDING` they are worked off.
+hashed. The notes are bounded: `keep_bounded`, called after each command, works them off when there
+are more than `MAX_PENDING`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from hashlib import blake2b
 
 import msgspec
@@ -28,25 +30,24 @@ def item_hash(item: Item | Counters) -> int:
 
 
 class StateHash:
-    """The running sum over the items."""
+    """The running sum over the items.
 
-    __slots__ = ("_added", "_removed", "_sum")
+    `add` notes that an item is part of the state from now on, `remove` that it no longer is.
+    """
+
+    __slots__ = ("_added", "_removed", "_sum", "add", "remove")
 
     def __init__(self) -> None:
         self._sum = 0
         self._added: list[Item] = []
         self._removed: list[Item] = []
+        # Five notes a command: nothing but an append each.
+        self.add: Callable[[Item], None] = self._added.append
+        self.remove: Callable[[Item], None] = self._removed.append
 
-    def add(self, item: Item) -> None:
-        """Note that `item` is part of the state from now on."""
-        self._added.append(item)
-        if len(self._added) >= MAX_PENDING:
-            self._work_off()
-
-    def remove(self, item: Item) -> None:
-        """Note that `item` is no longer part of the state."""
-        self._removed.append(item)
-        if len(self._removed) >= MAX_PENDING:
+    def keep_bounded(self) -> None:
+        """Work off the notes if there are many."""
+        if len(self._added) > MAX_PENDING or len(self._removed) > MAX_PENDING:
             self._work_off()
 
     def value(self, counters: Counters) -> int:

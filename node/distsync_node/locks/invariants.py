@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from distsync_node.errors import InvariantViolation
 from distsync_node.locks import limits
-from distsync_node.locks.commands import LockMode
+from distsync_node.locks.commands import FencingToken, LockMode, SessionId
 from distsync_node.locks.deadlock import find_any_cycle
 from distsync_node.locks.hashing import StateHash
 from distsync_node.locks.lock import LIMIT_UNSET, Lock
@@ -121,20 +121,24 @@ def _check_waiting(state: LockState, waiting: list[WaitingRequest]) -> None:
 
 
 def _check_sessions(state: LockState, waiting: list[WaitingRequest]) -> None:
-    for session_id, session in state.sessions.items():
-        held = {
-            grant.token: grant
-            for lock in state.locks.values()
-            for grant in lock.holders()
-            if grant.session == session_id
-        }
-        waits = {one.sequence for one in waiting if one.session == session_id}
-        if session.lease.id != session_id or session.grants != held or set(session.waits) != waits:
-            _fail(f"session {session_id} does not match what depends on it")
+    grants: dict[SessionId, dict[FencingToken, HeldGrant]] = {}
     for lock in state.locks.values():
         for grant in lock.holders():
-            if grant.session is not None and grant.session not in state.sessions:
-                _fail(f"grant {grant} has outlived its session")
+            if grant.session is not None:
+                grants.setdefault(grant.session, {})[grant.token] = grant
+    waits: dict[SessionId, set[int]] = {}
+    for request in waiting:
+        if request.session is not None:
+            waits.setdefault(request.session, set()).add(request.sequence)
+    if not (grants.keys() | waits.keys()) <= state.sessions.keys():
+        _fail("a grant or a wait has outlived its session")
+    for session_id, session in state.sessions.items():
+        if (
+            session.lease.id != session_id
+            or session.grants != grants.get(session_id, {})
+            or set(session.waits) != waits.get(session_id, set())
+        ):
+            _fail(f"session {session_id} does not match what depends on it")
 
 
 def _check_requests(state: LockState) -> None:

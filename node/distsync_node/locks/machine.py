@@ -108,6 +108,7 @@ class LockMachine:
         outcome = self._step(state, command)
         if state.touched:
             settle(state)
+        state.hash.keep_bounded()
         return outcome
 
     def _step(self, state: LockState, command: LockCommand) -> Outcome:

@@ -16,7 +16,7 @@ the wait anew. Either way the client that retried through another node waits on.
 
 from __future__ import annotations
 
-from typing import assert_never
+from typing import TypeAlias, assert_never
 
 from distsync_node.errors import InvariantViolation
 from distsync_node.locks.commands import (
@@ -43,7 +43,7 @@ from distsync_node.locks.records import (
 )
 from distsync_node.locks.state import LockState
 
-KeyedCommand = Acquire | Upgrade | Downgrade | Release | OpenSession | CloseSession
+KeyedCommand: TypeAlias = Acquire | Upgrade | Downgrade | Release | OpenSession | CloseSession
 
 
 def answer_repeat(state: LockState, command: KeyedCommand, record: RequestRecord) -> Outcome | None:

@@ -171,8 +171,7 @@ class LockState:
         if grant.session is None:
             self.grant_deadlines.push(grant.deadline_ms, grant)
         else:
-            session = self.sessions[grant.session]
-            session.grants[grant.token] = grant
+            self.sessions[grant.session].grants[grant.token] = grant
         self.hash.add(grant)
         self.changes[name] = None
 
@@ -222,7 +221,7 @@ class LockState:
 
     def drop_if_idle(self, lock: Lock) -> None:
         """Forget a lock that nobody holds or waits for."""
-        if lock.is_idle:
+        if lock.exclusive is None and lock.shared is None and lock.queue is None:
             del self.locks[lock.name]
             if lock.limit != LIMIT_UNSET:
                 self.hash.remove(LockLimit(lock.name, lock.limit))
@@ -315,7 +314,14 @@ class LockState:
         if isinstance(old, FinishedRequest):
             self.finished_count -= 1
             self.hash.remove(old)
-        self.requests[key] = record
+            self.requests[key] = record
+            self._drop_superseded()
+        else:
+            self.requests[key] = record
+
+    def _drop_superseded(self) -> None:
+        if len(self.finished) > 2 * self.finished_count + SUPERSEDED_SLACK:
+            self.finished = deque(e for e in self.finished if self.requests.get(e.key) is e)
 
     def finish(
         self,
@@ -333,8 +339,6 @@ class LockState:
         self.hash.add(end)
         if self.finished_count > limits.MAX_REQUESTS_REMEMBERED:
             self.forget_before(-1)
-        if len(self.finished) > 2 * self.finished_count + SUPERSEDED_SLACK:
-            self.finished = deque(e for e in self.finished if self.requests.get(e.key) is e)
 
     def restore_finished(self, end: FinishedRequest) -> None:
         """Enter an end from a snapshot; they come in the order of their sequence."""
