@@ -14,7 +14,7 @@ from pathlib import Path
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
-from distsync_node.errors import DiskFull
+from distsync_node.errors import DiskFull, StorageFailed
 from distsync_node.raft.types import Entry, HardState, LogIndex, Persist, Snapshot
 from distsync_node.storage import Storage
 from unit.storage.faultfs import FaultFileSystem, PowerCut
@@ -148,13 +148,13 @@ def recover(disk: FaultFileSystem, data: st.DataObject, chance: random.Random) -
     return reopen(disk)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data(), can_reserve=st.booleans(), seed=st.integers(0, 2**32))
 def test_acknowledged_batches_survive_any_power_cut(
     data: st.DataObject, can_reserve: bool, seed: int
 ) -> None:
     chance = random.Random(seed)
-    disk = FaultFileSystem(can_reserve=can_reserve)
+    disk = FaultFileSystem(can_reserve=can_reserve, writeback=chance)
     storage = reopen(disk)
     storage.initialise(GENESIS, GENESIS_HARD_STATE)
     model = Model(GENESIS_HARD_STATE, GENESIS)
@@ -166,36 +166,48 @@ def test_acknowledged_batches_survive_any_power_cut(
             seq += 1
             batch.append(data.draw(effects(drafted, seq)))
             drafted = completed(drafted, batch[-1:])
-        fault = data.draw(st.sampled_from(["none", "none", "cut", "full", "kill", "cut after"]))
+        fault = data.draw(st.sampled_from(FAULTS))
         event(fault)
-        if fault == "cut":
-            disk.cut_after = data.draw(st.integers(0, 12))
-        if fault == "full":
-            disk.budget_bytes = data.draw(st.integers(0, 9000))
-            with suppress(DiskFull):
-                storage.write(batch)
-            disk.budget_bytes = None
-            if data.draw(st.booleans()):
-                disk.cut_power(chance)
-                storage = recover(disk, data, chance)
-                states = [s for s in possible(model, batch) if matches(s, storage)]
-                assert states
-                model = states[-1]
-                continue
-        try:
-            storage.write(batch)
-        except PowerCut:
-            disk.cut_power(chance)
-            storage = recover(disk, data, chance)
-            states = [state for state in possible(model, batch) if matches(state, storage)]
-            assert states, (model, batch, storage.recovered)
-            model = states[-1]
+        written = write_with(fault, disk, storage, batch, data)
+        if written and fault in ("none", "full, then room"):
+            model = completed(model, batch)
             continue
-        disk.cut_after = None
-        model = completed(model, batch)
-        if fault in ("kill", "cut after"):
-            disk.cut_power(chance) if fault == "cut after" else disk.kill_process()
-            storage = recover(disk, data, chance)
-            assert matches(model, storage), (model, storage.recovered)
+        if fault == "sync fails" or (fault == "kill" and written):
+            disk.kill_process()
+        else:
+            disk.cut_power(chance)
+        storage = recover(disk, data, chance)
+        allowed = [completed(model, batch)] if written else possible(model, batch)
+        fitting = [state for state in allowed if matches(state, storage)]
+        assert fitting, (allowed, storage.recovered)
+        model = fitting[-1]
     disk.cut_power(chance)
     assert matches(model, reopen(disk))
+
+
+FAULTS = ("none", "none", "cut", "cut later", "kill", "full", "full, then room", "sync fails")
+
+
+def write_with(
+    fault: str, disk: FaultFileSystem, storage: Storage, batch: list[Persist], data: st.DataObject
+) -> bool:
+    """Write under a fault; False when the batch was not acknowledged."""
+    if fault == "cut":
+        disk.cut_after = data.draw(st.integers(0, 12))
+    if fault.startswith("full"):
+        disk.budget_bytes = data.draw(st.integers(0, 9000))
+    disk.fail_next_sync = fault == "sync fails"
+    try:
+        storage.write(batch)
+    except (PowerCut, StorageFailed):
+        return False
+    except DiskFull:
+        disk.budget_bytes = None
+        if fault == "full":
+            return False
+        storage.write(batch)
+    finally:
+        disk.budget_bytes = None
+        disk.cut_after = None
+        disk.fail_next_sync = False
+    return True

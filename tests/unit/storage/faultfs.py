@@ -3,6 +3,7 @@
 - After `cut_power` any subset of the unsynced 512-byte sectors of a file has survived, its length
   is anywhere between the synced and the latest one, and any subset of the unsynced changes to a
   directory has happened.
+- With `writeback`, some dirty sectors reach the disk at any time before that, as the kernel likes.
 - `budget_bytes` is what can still be written or reserved: then a write stops half-way with ENOSPC.
 - `fail_next_sync`: the sync raises EIO, and the dirty sectors count as clean without being on disk.
 - `cut_after`: the power goes before the n-th operation from now.
@@ -49,6 +50,14 @@ class File:
         for sector in self.dirty:
             self._keep(sector)
         self.dirty.clear()
+
+    def write_back(self, random: random.Random) -> None:
+        """Put some dirty sectors on the disk; they stay dirty until a sync."""
+        if len(self.durable) < len(self.current) and random.random() < 0.5:
+            _resize(self.durable, len(self.current))
+        for sector in sorted(self.dirty):
+            if random.random() < 0.5:
+                self._keep(sector)
 
     def lose(self, random: random.Random) -> None:
         shorter, longer = sorted((len(self.durable), len(self.current)))
@@ -114,7 +123,8 @@ def _apply(names: dict[str, Node], change: tuple[str, str | None, Node]) -> None
 class FaultFileSystem:
     """Implements `distsync_node.storage.FileSystem`."""
 
-    def __init__(self, *, can_reserve: bool = True) -> None:
+    def __init__(self, *, can_reserve: bool = True, writeback: random.Random | None = None) -> None:
+        self._writeback = writeback
         self.root = Directory()
         self.can_reserve = can_reserve
         self.budget_bytes: int | None = None
@@ -238,6 +248,8 @@ class FaultFileSystem:
         allowed = self._spend(len(data))
         if allowed:
             self._files[file].write(bytes(data[:allowed]), offset)
+        if self._writeback is not None:
+            self._files[file].write_back(self._writeback)
         if allowed < len(data):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

@@ -24,6 +24,7 @@ from unit.storage.samples import (
 PATH = Path("/data")
 MEMBER = PATH / "member"
 SEGMENT_BYTES = 4096
+RECORD_MAGIC = b"DSCR"
 
 
 def open_storage(disk: FaultFileSystem) -> Storage:
@@ -198,11 +199,17 @@ def test_a_shortened_middle_segment_stops_the_node() -> None:
     assert open_storage(disk).recovered is not None
 
 
-def test_a_middle_segment_whose_last_records_became_zeros_stops_the_node() -> None:
+@pytest.mark.parametrize("cut", ["zeroed", "shortened"])
+def test_a_middle_segment_without_its_last_record_stops_the_node(cut: str) -> None:
     disk = FaultFileSystem()
     filled(disk)
-    disk.overwrite(MEMBER / "log-0000000000000002", 2048, bytes(2048))
-    refusal(disk)
+    path = MEMBER / "log-0000000000000002"
+    start = bytes(disk.file(path).current).rindex(RECORD_MAGIC)
+    if cut == "zeroed":
+        disk.overwrite(path, start, bytes(SEGMENT_BYTES - start))
+    else:
+        disk.shorten(path, start)
+    assert "log-0000000000000003: it does not continue the segment before it" in refusal(disk)
 
 
 def test_a_torn_tail_loses_the_last_record_only() -> None:

@@ -73,6 +73,25 @@ def test_a_full_disk_changes_nothing_and_the_same_batch_goes_through_later(
     assert state.hard_state == hard_state(2)
 
 
+def test_the_rest_of_a_refused_record_cannot_mix_with_the_next_one() -> None:
+    """The kernel may have put part of the refused record on the disk by itself."""
+    for seed in range(40):
+        disk = FaultFileSystem(can_reserve=False, writeback=random.Random(seed))
+        storage = founded(disk)
+        storage.write([append(2, 3)])
+        disk.budget_bytes = 1800
+        with pytest.raises(DiskFull):
+            storage.write([append(4, 4, payload=b"refused" * 300)])
+        disk.budget_bytes = None
+        disk.cut_after = 1  # the write happens, its sync does not
+        with pytest.raises(PowerCut):
+            storage.write([append(4, 4, payload=b"torn" * 300)])
+        state = after_restart(disk, seed).recovered
+        assert state is not None
+        assert state.entries[:2] == entries(2, 3)
+        assert state.entries[2:] in ((), entries(4, 4, payload=b"torn" * 300))
+
+
 def test_a_full_disk_leaves_no_half_written_files() -> None:
     disk = FaultFileSystem()
     storage = founded(disk)
@@ -107,8 +126,11 @@ def test_an_install_on_a_full_disk_goes_through_later(room_after_snapshot: bool)
         storage.write(batch)
     has_snapshot = "snapshot-0000000000000020" in disk.names(MEMBER)
     assert has_snapshot == room_after_snapshot
+    first = disk.file(MEMBER / "snapshot-0000000000000020") if has_snapshot else None
     disk.budget_bytes = None
     storage.write(batch)
+    if first is not None:
+        assert disk.file(MEMBER / "snapshot-0000000000000020") is first  # not written again
     state = after_restart(disk, 5).recovered
     assert state is not None
     assert state.snapshot == snapshot(20, 3)

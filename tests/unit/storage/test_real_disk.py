@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -241,8 +240,9 @@ def test_a_killed_process_loses_nothing_it_acknowledged(tmp_path: Path, round_nu
         acknowledged = int(line)
         if acknowledged >= 430 + round_number * 37:
             break
-    process.send_signal(signal.SIGKILL)
-    acknowledged = max([acknowledged, *map(int, process.communicate(timeout=20)[0].split())])
+    process.kill()
+    acknowledged = max([acknowledged, *map(int, process.stdout.read().split())])
+    process.wait(timeout=20)
     storage = Storage.open(tmp_path)
     state = storage.recovered
     assert state is not None

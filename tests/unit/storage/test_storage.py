@@ -341,6 +341,17 @@ def test_an_installed_snapshot_discards_the_log() -> None:
     assert state.entries == entries(31, 32, 4)
 
 
+def test_a_snapshot_beyond_the_log_supersedes_it() -> None:
+    disk = FaultFileSystem()
+    storage = founded(disk)
+    storage.write([append(2, 5)])
+    storage.write([Persist(seq=1, snapshot=snapshot(9, 2), keep_from=LogIndex(10))])
+    storage.write([append(10, 11, 2)])
+    state = reopened(disk).recovered
+    assert state is not None
+    assert (state.snapshot, state.entries) == (snapshot(9, 2), entries(10, 11, 2))
+
+
 def test_a_power_cut_at_any_moment_of_an_install_leaves_before_or_after() -> None:
     install = Persist(
         seq=1,
