@@ -8,7 +8,8 @@ Invariants
 - `durable_index` never counts an entry that was replaced since it was handed to the disk: when the
   log is cut, what is still on its way counts only up to the cut. (Otherwise an old write that
   reports late would vouch for the new entry at the same index.)
-- `hard_durable` is False from the moment term or vote change until that very state is on disk.
+- `hard_durable` is False from the moment term or vote change until that very state is on disk. The
+  commit index that is noted along with them holds nothing back.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ class DiskQueue:
     """The Persist being gathered and the ones under way."""
 
     __slots__ = (
+        "_commit_noted",
         "_discard_log",
         "_entries",
         "_hard_changed",
@@ -48,6 +50,7 @@ class DiskQueue:
         self._persisted_seq = 0
         self._hard_seq = 0
         self._hard_changed = False
+        self._commit_noted = False
         self._pending: deque[tuple[int, LogIndex]] = deque()  # (seq, durable index once done)
         self._entries: tuple[Entry, ...] = ()
         self._then: list[Send] = []
@@ -63,6 +66,11 @@ class DiskQueue:
     def stage_hard_state(self) -> None:
         """Term or vote changed."""
         self._hard_changed = True
+        self.staged = True
+
+    def note_commit(self) -> None:
+        """The commit index is worth remembering; nothing waits for it."""
+        self._commit_noted = True
         self.staged = True
 
     def stage_entries(self, entries: tuple[Entry, ...]) -> None:
@@ -98,7 +106,7 @@ class DiskQueue:
             self._pending.append((seq, self._entries[-1].index))
         persist = Persist(
             seq=seq,
-            hard_state=hard_state if self._hard_changed else None,
+            hard_state=hard_state if self._hard_changed or self._commit_noted else None,
             entries=self._entries,
             snapshot=self._snapshot,
             keep_from=self._keep_from,
@@ -108,6 +116,7 @@ class DiskQueue:
         if self._hard_changed:
             self._hard_seq = seq
             self._hard_changed = False
+        self._commit_noted = False
         self._entries = ()
         if self._then:
             self._then = []

@@ -274,7 +274,7 @@ class RaftState:
                 self.effects.append(ConfigurationChanged(configuration=self.configuration))
                 changed = True
         if changed:
-            self.disk.stage_hard_state()  # notes the commit
+            self.disk.note_commit()
         return changed
 
     def install_snapshot(self, snapshot: Snapshot) -> None:

@@ -261,6 +261,12 @@ def test_a_transfer_to_a_member_that_leaves_ends() -> None:
     assert single.core.transfer_target is None
 
 
+def test_a_heartbeat_after_a_change_does_not_wait_for_the_disk() -> None:
+    single = Single(term=2)
+    single.receive("2", append(2, (1, 1), [config_entry(2, 2, ADD, "4")], commit=2))
+    assert sent(single.receive("2", append(2, (2, 2), commit=2))) == [accepted(2, 1)]
+
+
 # --- Others ---------------------------------------------------------------------------------
 
 

@@ -85,6 +85,16 @@ def test_term_and_vote_are_durable_only_when_the_latest_are() -> None:
     assert disk.hard_durable
 
 
+def test_noting_the_commit_holds_nothing_back() -> None:
+    disk = DiskQueue(LogIndex(1))
+    disk.note_commit()
+    assert disk.hard_durable
+    assert disk.flush(HARD).hard_state == HARD
+    assert disk.hard_durable
+    disk.stage_entries(log_of(3))
+    assert disk.flush(HARD).hard_state is None
+
+
 def test_a_received_snapshot_is_durable_up_to_its_index() -> None:
     disk = DiskQueue(LogIndex(4))
     disk.truncated_from(3)
