@@ -7,6 +7,7 @@ import errno
 import functools
 import signal
 import socket
+import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -76,7 +77,8 @@ def up(
 ) -> None:
     """Run a cluster on this machine until Ctrl-C.
 
-    Data is kept: started again with the same directory, the cluster goes on where it was.
+    Data is kept: started again with the same directory, the cluster goes on where it was. The logs
+    of the nodes are beside it, as node-1.log and so on.
     """
     with ClusterDir.open(data_dir, fresh=fresh) as directory:
         shape = _shape(directory, nodes, base_port)
@@ -188,10 +190,13 @@ class _Up:
         loop = asyncio.get_running_loop()
 
         def stop() -> None:
+            if not self._stopped:
+                self._tell("stopping")
             self._stopped = True
             starting.cancel()
             supervisor.stop()
 
+        self._tell(f"starting {len(self._specs)} nodes in {self._directory.path}")
         running = loop.create_task(supervisor.run())
         starting = loop.create_task(self._start(supervisor))
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -296,6 +301,12 @@ class _Up:
             ],
         }
         emit(render_json(line))
+
+    @staticmethod
+    def _tell(what: str) -> None:
+        """Say to a person who sits and waits what is going on; a log has no use for it."""
+        if sys.stderr.isatty():
+            click.echo(f"distsync: {what}", err=True)
 
     def _report(self, event: Started | Ended) -> None:
         if self._stopped:
