@@ -47,6 +47,7 @@ class SyncElection:
         self._on_lost = in_thread(on_lost)
         self._election = make(self._lost)
         self._campaigning: Future[None] | None = None
+        self._stopping = threading.Event()
 
     @property
     def name(self) -> str:
@@ -80,6 +81,8 @@ class SyncElection:
         """Stand until elected. Raises as `Lock.acquire`."""
         self.ended.clear()
         future = self._campaigning = self._portal.submit(self._election.campaign, wait)
+        if self._stopping.is_set():  # before there was anything to cancel
+            future.cancel()
         try:
             future.result()
         except BaseException as error:
@@ -122,6 +125,7 @@ class SyncElection:
         self.ended.set()
 
     def _run(self, lead: Callable[[SyncElection], T], stopping: threading.Event) -> T:
+        self._stopping = stopping
         while True:
             led = False
             try:
