@@ -21,6 +21,7 @@ import uvicorn
 import uvloop
 
 from distsync_node.api.app import build_peer_app, build_public_app
+from distsync_node.api.direct import direct_protocol
 from distsync_node.api.gateway import Gateway
 from distsync_node.api.options import ApiOptions
 from distsync_node.api.server import HttpProtocol
@@ -106,7 +107,7 @@ class _Program:
                 ),
             )
             servers = [
-                _server(gateways[0], HttpProtocol),
+                _server(gateways[0], direct_protocol(gateways[0])),
                 _server(gateways[1], message_protocol(HttpProtocol, node.receive, settings.secret)),
             ]
             serving = [

@@ -12,11 +12,12 @@ import asyncio
 import itertools
 import re
 import secrets
-from typing import Literal, TypeVar
+from typing import Literal, TypeAlias, TypeVar
 
 import msgspec
 
-from distsync_node.api.asgi import Receive, Scope
+from distsync_node.api.asgi import Header, Receive, Scope
+from distsync_node.api.metrics import RouteMetrics
 from distsync_node.api.options import ApiOptions
 from distsync_node.errors import (
     BadRequest,
@@ -40,6 +41,7 @@ _process_prefix = secrets.token_hex(6)
 _counter = itertools.count(1)
 
 T = TypeVar("T")
+Answered: TypeAlias = tuple[int, list[Header], bytes]  # status, headers, body
 
 
 def mint_request_id() -> str:
@@ -55,13 +57,16 @@ class Call:
     """One request. `id` names it in logs and headers; `request_id` names the command it became."""
 
     __slots__ = (
+        "answer",
         "authorization",
+        "body",
         "client",
         "content_length",
         "content_type",
         "id",
         "interruption",
         "is_id_minted",
+        "metrics",
         "parameter",
         "receive",
         "request_id",
@@ -70,9 +75,12 @@ class Call:
         "watcher",
     )
 
-    def __init__(self, scope: Scope, receive: Receive) -> None:
+    def __init__(self, scope: Scope, receive: Receive, body: bytes | None = None) -> None:
         self.scope = scope
         self.receive = receive
+        self.body = body  # once all of it is here
+        self.metrics: RouteMetrics | None = None  # of the route, once that is known
+        self.answer: Answered | None = None
         self.id = ""
         self.is_id_minted = True
         self.request_id: str | None = None
@@ -244,6 +252,8 @@ class Bodies:
         return _decode(b"{}", decoder)
 
     async def _receive(self, call: Call) -> bytes:
+        if call.body is not None:
+            return call.body
         length = call.content_length
         if length is not None:
             if not length.isdigit():

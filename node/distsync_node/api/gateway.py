@@ -10,17 +10,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from time import perf_counter
 from urllib.parse import quote
 
 from distsync_node import logs
 from distsync_node.api.asgi import ASGIApp, Header, Message, Receive, Scope, Send
-from distsync_node.api.call import Call, ClientGone, interruption_of
+from distsync_node.api.call import Answered, Call, ClientGone, interruption_of
 from distsync_node.api.metrics import RouteMetrics
 from distsync_node.api.options import ApiOptions
 from distsync_node.api.problems import encode_problem, problem_headers, problem_of
-from distsync_node.api.routes import Endpoint, RouteTable
+from distsync_node.api.routes import Endpoint, Handler, RouteTable
 from distsync_node.errors import (
     DistSyncError,
     InvariantViolation,
@@ -30,6 +30,7 @@ from distsync_node.errors import (
 )
 from distsync_node.services.interface import Node
 
+OK = 200
 CLIENT_GONE = 499
 SERVER_ERROR = 500
 DRAIN_BYTES = 4 << 20
@@ -88,47 +89,74 @@ class Gateway:
         if scope["type"] != "http":
             await self._other_protocol(scope, receive, send)
             return
-        started_s = perf_counter()
         call = Call(scope, receive)
-        metrics = self._routes.unmatched
+        problem = await self._observed(call, self._relay(call, send))
+        if problem is not None:
+            await self._send_problem(problem, call, send)
+
+    async def _relay(self, call: Call, send: Send) -> int:
+        self._begin(call)
+        scope = call.scope
+        raw_path = scope.get("raw_path") or scope["path"].encode()
+        if raw_path in self._raw_endpoints:
+            call.metrics = self._raw_endpoints[raw_path].metrics
+            return await self._hand_over(self._raw_endpoints[raw_path], call, send)
+        endpoint = self._routes.find(call, scope["method"], raw_path)
+        call.metrics = endpoint.metrics
+        self._check_limits(call, raw_path, endpoint)
+        if endpoint.handler is None:
+            return await self._hand_on(endpoint, call, send)
+        body = await endpoint.handler(call)
+        await _send(send, call, OK, [*self._headers(call), _JSON], body)
+        return OK
+
+    async def direct(self, call: Call, handler: Handler, endpoint: Endpoint) -> Answered | None:
+        """Answer a request whose body is here already (`call.body`); None: the client has gone."""
+        call.metrics = endpoint.metrics
+        problem = await self._observed(call, self._handle(call, handler, endpoint))
+        if problem is None:
+            return call.answer
+        status, headers, body = self.answer_of(problem, call)
+        return status, [*headers, *self._headers(call)], body
+
+    async def _handle(self, call: Call, handler: Handler, endpoint: Endpoint) -> int:
+        self._begin(call)
+        self._check_limits(call, b"", endpoint)
+        body = await handler(call)
+        call.answer = (OK, [*self._headers(call), _JSON], body)
+        return OK
+
+    def direct_endpoints(self) -> dict[bytes, tuple[Handler, Endpoint]]:
+        """Return what may be answered by `direct`: POST of a body, by raw path."""
+        return self._routes.handlers_of("POST")
+
+    def _begin(self, call: Call) -> None:
+        call.read_headers(self._options)
+        logs.request_id.set(call.id)
+        if self._admit is not None:
+            self._admit(call)
+
+    async def _observed(self, call: Call, work: Awaitable[int]) -> DistSyncError | None:
+        """Run one request to its status under metrics and access log; return its problem."""
+        started_s = perf_counter()
+        if call.metrics is None:
+            call.metrics = self._routes.unmatched
         status = CLIENT_GONE
+        problem: DistSyncError | None = None
         self.in_flight += 1
         try:
-            try:
-                call.read_headers(self._options)
-                logs.request_id.set(call.id)
-                if self._admit is not None:
-                    self._admit(call)
-                raw_path = scope.get("raw_path") or scope["path"].encode()
-                if raw_path in self._raw_endpoints:
-                    endpoint = self._raw_endpoints[raw_path]
-                    metrics = endpoint.metrics
-                    status = await self._hand_over(endpoint, call, send)
-                    return
-                endpoint = self._routes.find(call, scope["method"], raw_path)
-                metrics = endpoint.metrics
-                self._check_limits(call, raw_path, endpoint)
-                if endpoint.handler is None:
-                    status = await self._hand_on(endpoint, call, send)
-                    return
-                body = await endpoint.handler(call)
-            except (Exception, asyncio.CancelledError) as error:
-                problem = self._error_of(error, call)
-                if problem is None:
-                    return
+            status = await work
+        except (Exception, asyncio.CancelledError) as error:
+            problem = self._error_of(error, call)
+            if problem is not None:
                 status = problem.status
-                await self._send_problem(problem, call, send)
-                return
-            status = 200
-            headers = self._headers(call)
-            headers.append(_JSON)
-            await _send(send, call, status, headers, body)
         finally:
             self.in_flight -= 1
             seconds = perf_counter() - started_s
-            metrics.observe(status, seconds)
+            call.metrics.observe(status, seconds)
             if self._options.access_log:
                 _log_access(call, status, seconds)
+        return problem
 
     def close(self) -> None:
         """End what would otherwise last: streams. Requests are answered as before."""

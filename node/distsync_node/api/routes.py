@@ -71,6 +71,14 @@ class RouteTable:
         )
         self._templates.append((segments, methods))
 
+    def handlers_of(self, method: str) -> dict[bytes, tuple[Handler, Endpoint]]:
+        """Return the handlers of fixed paths, by raw path."""
+        return {
+            path: (endpoint.handler, endpoint)
+            for path, methods in self._exact.items()
+            if (endpoint := methods.get(method)) is not None and endpoint.handler is not None
+        }
+
     def metrics(self) -> Iterator[RouteMetrics]:
         """Yield the metrics of all routes."""
         for endpoint in self._endpoints:

@@ -11,6 +11,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from distsync_node.addresses import OPTIONAL_CLIENT_URL_PATTERN, PEER_URL_PATTERN
+
 MAX_SAFE_INTEGER = 2**53 - 1
 MAX_TTL_MS = 86_400_000
 MIN_TTL_MS = 100
@@ -345,17 +347,21 @@ MemberIdText = Annotated[
 MemberName = Annotated[
     str, Meta(min_length=1, max_length=253, pattern=NAME_PATTERN, description="Name of a member")
 ]
-_ADDRESS = (
-    r"https?://([A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])"
-    r"(:[1-9][0-9]{0,4})?(/[!-~]*)?"
-)
-Url = Annotated[
+PeerUrl = Annotated[
     str,
-    Meta(max_length=512, pattern=f"^{_ADDRESS}$", description="Address like http://host:port"),
+    Meta(
+        max_length=512,
+        pattern=PEER_URL_PATTERN,
+        description="Address like http://host:port, without a path",
+    ),
 ]
 OptionalUrl = Annotated[
     str,
-    Meta(max_length=512, pattern=f"^({_ADDRESS})?$", description="Like http://host:port, or empty"),
+    Meta(
+        max_length=512,
+        pattern=OPTIONAL_CLIENT_URL_PATTERN,
+        description="Like http://host:port, or empty",
+    ),
 ]
 
 
@@ -364,7 +370,7 @@ class BootstrapMember(_Request, frozen=True):
 
     id: MemberIdText
     name: MemberName
-    peer_url: Url
+    peer_url: PeerUrl
     client_url: OptionalUrl = ""
 
 
@@ -388,7 +394,7 @@ class AddMemberRequest(_Request, frozen=True):
 
     id: MemberIdText
     name: MemberName
-    peer_url: Url
+    peer_url: PeerUrl
     client_url: OptionalUrl = ""
     expected_config_index: ConfigIndex | None = None
 

@@ -68,6 +68,7 @@ logger = logging.getLogger(__name__)
 
 NEVER_MS = 1 << 62
 SWEEP_SECONDS = 0.1
+ARM_SECONDS = 0.002
 
 Final = Reply | Rejected | ReadAt | AdminDone
 
@@ -135,6 +136,7 @@ class Runtime:
         self._flush_scheduled = False
         self._timer: asyncio.TimerHandle | None = None
         self._sweeper: asyncio.TimerHandle | None = None
+        self._arming: asyncio.TimerHandle | None = None
         self._timer_at_ms = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._watchers: dict[str, set[asyncio.Event]] = {}
@@ -151,7 +153,7 @@ class Runtime:
     async def close(self) -> None:
         """Write what is queued and stop."""
         self._closed = True
-        for timer in (self._timer, self._sweeper):
+        for timer in (self._timer, self._sweeper, self._arming):
             if timer is not None:
                 timer.cancel()
         for task in self._tasks:
@@ -176,7 +178,7 @@ class Runtime:
             self._execute(effect, touched)
         for link in touched:
             link.kick()
-        self._arm()
+        self._arm_soon()
 
     async def run(
         self,
@@ -435,10 +437,17 @@ class Runtime:
 
     # --- Time -----------------------------------------------------------------------------------
 
+    def _arm_soon(self) -> None:
+        """Look at the next deadline a moment later, once for all steps until then: deadlines are
+        tens of milliseconds apart, steps are not."""
+        if self._arming is None:
+            self._arming = self._loop.call_later(ARM_SECONDS, self._arm)
+
     def _arm(self) -> None:
         """Have `_wake` called at the replica's next deadline. A later one is left to `_wake`."""
+        self._arming = None
         deadline_ms = self.replica.next_deadline_ms()
-        if deadline_ms is None:
+        if deadline_ms is None or self._closed:
             return
         if self._timer is not None:
             if self._timer_at_ms <= deadline_ms:
