@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
+from distsync_node.addresses import is_optional_client_url, is_peer_url
 from distsync_node.errors import StartupError
 
 MIN_HEARTBEATS_PER_ELECTION = 4
@@ -39,10 +39,10 @@ class Settings:
     access_log: bool = False
 
     def __post_init__(self) -> None:
-        if not self.name or len(self.name) > 253:
-            raise StartupError("--name must be 1 to 253 characters")
-        if not self.secret:
-            raise StartupError("the shared secret is empty: give --secret-file with one line in it")
+        if not 1 <= len(self.name) <= 253 or not self.name.isprintable():
+            raise StartupError("--name must be 1 to 253 printable characters")
+        if not self.secret or not self.secret.isprintable():
+            raise StartupError("the shared secret must be one line of printable characters")
         if self.voters not in (1, 3, 5, 7):
             raise StartupError("--voters must be 1, 3, 5 or 7")
         if self.election_timeout_ms < MIN_HEARTBEATS_PER_ELECTION * self.heartbeat_ms:
@@ -55,9 +55,13 @@ class Settings:
             raise StartupError("--members names a member twice")
         if self.members and self.name not in names:
             raise StartupError(f"--members does not list this node ({self.name})")
-        for url in (self.peer_url, self.client_url, *(url for _, url in self.members)):
-            if url and urlsplit(url).scheme not in ("http", "https"):
-                raise StartupError(f"{url} is not an http:// address")
+        for url in (self.advertised_peer_url, *(url for _, url in self.members)):
+            if not is_peer_url(url):
+                raise StartupError(f"{url!r} is no address for other nodes like http://host:port")
+        if not is_optional_client_url(self.advertised_client_url):
+            raise StartupError(
+                f"{self.advertised_client_url!r} is no address like http://host:port"
+            )
 
     @property
     def advertised_peer_url(self) -> str:
@@ -72,7 +76,9 @@ class Settings:
 
     @property
     def _reachable(self) -> str:
-        return "127.0.0.1" if self.host in ("0.0.0.0", "::") else self.host
+        if self.host in ("0.0.0.0", "::"):
+            return "127.0.0.1"
+        return f"[{self.host}]" if ":" in self.host else self.host
 
 
 def read_secret(path: Path) -> str:
