@@ -1,4 +1,9 @@
-"""The async shell of the storage: one thread that writes while the event loop goes on.
+"""The async shell of the storage: small writes on a quick disk at once, others on a thread.
+
+Handing a write to a thread and its end back costs two wake-ups each way, more than a quick disk
+needs for the write itself (docs/decisions.md). So what is submitted while the thread is idle waits
+for `write_pending`, which writes on the event loop as long as the disk has lately been quick. A
+disk that is slow, or a snapshot, goes to the thread and the event loop goes on.
 
 Guarantees:
 
@@ -13,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 
@@ -22,6 +28,11 @@ from distsync_node.storage.storage import Storage
 
 _RETRY_AFTER_SECONDS = 0.5
 _BATCH_LIMIT = 1024
+# Above this the event loop does not wait: heartbeats are due every 100 ms, requests all the time.
+_QUICK_SECONDS = 0.001
+_SMOOTHING = 0.1
+_STALL_FACTOR = 10  # one write this much slower than quick: the thread has it for a while
+_SLOW_FOR_SECONDS = 1.0
 
 
 class DiskThread:
@@ -44,6 +55,10 @@ class DiskThread:
         self._on_fatal = on_fatal
         self._retry_after_seconds = retry_after_seconds
         self._queue: SimpleQueue[Persist | None] = SimpleQueue()
+        self._pending: list[Persist] = []
+        self._on_thread = 0  # effects that the thread has and has not reported
+        self._write_seconds = _QUICK_SECONDS  # smoothed; the thread measures first
+        self._slow_until = 0.0
         self._closing = threading.Event()
         self._stopped = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name="disk", daemon=True)
@@ -53,11 +68,54 @@ class DiskThread:
         self._thread.start()
 
     def submit(self, persist: Persist) -> None:
-        """Queue an effect; never blocks."""
-        self._queue.put(persist)
+        """Take an effect; never blocks. It is written by the thread or by `write_pending`."""
+        if self._on_thread == 0 and self._is_quick() and persist.snapshot is None:
+            self._pending.append(persist)
+        else:
+            self._hand_over([persist])
+
+    def write_pending(self) -> None:
+        """Write what waits for the event loop, and report it. Call it when nothing else is to be
+        sent first; what `on_persisted` submits is written too."""
+        while self._pending:
+            batch, self._pending = self._pending, []
+            if self._on_thread:
+                self._hand_over(batch)
+                return
+            started = time.perf_counter()
+            try:
+                self._storage.write(batch)
+            except DiskFull:
+                self._hand_over(batch)  # the thread tries again and reports
+                return
+            except BaseException as error:
+                self._on_fatal(error)
+                return
+            self._measure(time.perf_counter() - started)
+            self._on_persisted(batch[-1].seq)
+
+    def _hand_over(self, batch: list[Persist]) -> None:
+        waiting, self._pending = self._pending, []
+        for persist in (*waiting, *batch):
+            self._on_thread += 1
+            self._queue.put(persist)
+
+    def _is_quick(self) -> bool:
+        return self._write_seconds < _QUICK_SECONDS and time.monotonic() >= self._slow_until
+
+    def _measure(self, seconds: float) -> None:
+        self._write_seconds += _SMOOTHING * (seconds - self._write_seconds)
+        if seconds > _STALL_FACTOR * _QUICK_SECONDS:
+            self._slow_until = time.monotonic() + _SLOW_FOR_SECONDS
+
+    def _thread_persisted(self, count: int, seq: int, seconds: float) -> None:
+        self._on_thread -= count
+        self._measure(seconds)
+        self._on_persisted(seq)
 
     async def close(self) -> None:
         """Write what is queued, report it, and end the thread. A full disk is not waited for."""
+        self._hand_over([])
         self._closing.set()
         if self._thread.ident is None:
             return  # was never started
@@ -97,6 +155,7 @@ class DiskThread:
         """Write until it goes through; False if the disk was still full when closing."""
         was_full = False
         while True:
+            started = time.perf_counter()
             try:
                 self._storage.write(batch)
             except DiskFull:
@@ -108,7 +167,8 @@ class DiskThread:
             else:
                 if was_full:
                     self._tell(self._on_disk_full, False)
-                self._tell(self._on_persisted, batch[-1].seq)
+                seconds = time.perf_counter() - started
+                self._tell(self._thread_persisted, len(batch), batch[-1].seq, seconds)
                 return True
 
     def _tell(self, callback: Callable[..., object], *arguments: object) -> None:

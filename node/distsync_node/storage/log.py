@@ -9,8 +9,9 @@ Guarantees:
   last record before it, so a missing or shortened segment is noticed;
 - segments are numbered without gaps and deleted from the oldest on, one durable step at a time;
 - space is reserved ahead (and reads as zeros), so a sync moves no metadata and a full disk shows
-  when a segment is made, not in the middle of one. Space is never reused: no old record can
-  come back. Where a file system cannot reserve, files grow and all else holds.
+  when a segment is made, not in the middle of one; when there is no room for a whole segment, as
+  much as there is. Space is never reused: no old record can come back. Where a file system
+  cannot reserve, files grow and all else holds.
 """
 
 from __future__ import annotations
@@ -122,8 +123,7 @@ class SegmentedLog:
         self._nonce = 0
         self._chain = 0
         self._end = 0
-        self._reserved = 0
-        self._can_reserve = True
+        self._reserved: int | None = 0  # None where the file system cannot reserve
 
     @property
     def is_empty(self) -> bool:
@@ -147,15 +147,15 @@ class SegmentedLog:
         data, chain = frame(payload, chain=self._chain, nonce=self._nonce)
         start = record_start(self._end)
         if self._file is None or start + len(data) > self._limit():
-            size = max(self._segment_bytes, SECTOR_BYTES + len(data))
-            self._begin_segment(size, _SegmentMetadata(self._member_id, hard_state, snapshot_index))
+            metadata = _SegmentMetadata(self._member_id, hard_state, snapshot_index)
+            self._begin_segment(SECTOR_BYTES + len(data), metadata)
             data, chain = frame(payload, chain=self._chain, nonce=self._nonce)
             start = record_start(self._end)
         self._write(data, start)
         self._end = start + len(data)
         self._chain = chain
         segment = self._segments[-1]
-        segment.size = max(segment.size, self._end)
+        segment.size = max(segment.size, self._end, self._reserved or 0)
         if record.discard is not None:
             self._forget_entries()
         if record.entries:
@@ -172,15 +172,31 @@ class SegmentedLog:
     def _write(self, data: bytes, start: int) -> None:
         file = self._active_file()
         try:
-            if self._can_reserve and self._reserved < start + len(data):
-                length = max(self._segments[-1].size, start + len(data)) - self._end
-                self._can_reserve = self._filesystem.allocate(file, self._end, length)
-                self._reserved = self._end + length
+            if self._reserved is not None and self._reserved < start + len(data):
+                self._reserved = self._reserve(file, self._end, start + len(data))
             self._filesystem.write_durably(file, data, start)
         except OSError as error:
             if is_disk_full(error):
                 self._cut()
             raise
+
+    def _reserve(self, file: int, start: int, end: int) -> int | None:
+        """Reserve from `start` to a segment's size, or as much as there is room for up to `end`.
+
+        Returns the end of what is reserved, None if the file system cannot reserve.
+        """
+        target = max(self._segment_bytes, end)
+        while True:
+            try:
+                if not self._filesystem.allocate(file, start, target - start):
+                    return None
+            except OSError as error:
+                if not is_disk_full(error) or target == end:
+                    raise
+                self._filesystem.truncate(file, start)
+                target = max(target // 4, end)
+            else:
+                return target
 
     def _active_file(self) -> int:
         if self._file is None:
@@ -192,16 +208,17 @@ class SegmentedLog:
         file = self._active_file()
         self._filesystem.truncate(file, self._end)
         self._filesystem.sync(file)
-        self._reserved = self._end
+        self._reserved = None if self._reserved is None else self._end
+        self._segments[-1].size = self._end
 
-    def _begin_segment(self, size: int, metadata: _SegmentMetadata) -> None:
+    def _begin_segment(self, needed_bytes: int, metadata: _SegmentMetadata) -> None:
         number = self._segments[-1].number + 1 if self._segments else 1
         nonce = int.from_bytes(os.urandom(4), "little")
         path = self._directory / segment_name(number)
         temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
         file = self._filesystem.open(temporary, create=True)
         try:
-            reserved = self._filesystem.allocate(file, 0, size)
+            reserved = self._reserve(file, 0, needed_bytes)
             header = _encode_header(number, nonce, self._chain, self._encoder.encode(metadata))
             self._filesystem.write(file, header, 0)
             self._filesystem.sync(file)
@@ -216,9 +233,8 @@ class SegmentedLog:
         self._file = file
         self._nonce = nonce
         self._end = SECTOR_BYTES
-        self._can_reserve = reserved
-        self._reserved = size if reserved else 0
-        self._segments.append(_Segment(number=number, size=size if reserved else SECTOR_BYTES))
+        self._reserved = reserved
+        self._segments.append(_Segment(number=number, size=reserved or SECTOR_BYTES))
 
     # --- Deleting -------------------------------------------------------------------------
 

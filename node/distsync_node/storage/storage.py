@@ -142,8 +142,6 @@ class Storage:
             return None
         stored = self._read_snapshot(indexes[-1])
         snapshot, snapshot_hard_state = stored.snapshot, stored.hard_state
-        if not numbers and snapshot_hard_state is None:
-            raise self._damaged("log", f"is missing beside {snapshot_name(indexes[-1])}")
         try:
             replay = self._log.recover(numbers)
         except SegmentError as error:
@@ -151,10 +149,12 @@ class Storage:
         if snapshot.meta.index < replay.snapshot_index:
             raise self._damaged(snapshot_name(replay.snapshot_index), "is missing")
         hard_state = replay.hard_state or snapshot_hard_state
-        if hard_state is None or hard_state.term < snapshot.meta.term:
+        if hard_state is None:
+            raise self._damaged("log", f"is missing beside {snapshot_name(indexes[-1])}")
+        if hard_state.term < snapshot.meta.term:
             # The snapshot became durable and the record that raises the term did not; in that
             # term this member has not voted.
-            hard_state = HardState(snapshot.meta.term, None)
+            hard_state = msgspec.structs.replace(hard_state, term=snapshot.meta.term, vote=None)
         entries = self._reconcile(snapshot, replay.entries)
         if snapshot_hard_state is not None:
             self._genesis_digest = _digest(snapshot, snapshot_hard_state)

@@ -200,24 +200,28 @@ def test_a_file_size_limit_refuses_writes_and_loses_nothing(tmp_path: Path) -> N
         storage.close()
 
 
-def test_a_file_size_limit_below_a_segment_is_a_full_disk(tmp_path: Path) -> None:
+def test_a_limit_below_a_segment_is_used_to_the_end(tmp_path: Path) -> None:
     code = """
         import resource
         storage = Storage.open(Path(sys.argv[2]))
         storage.initialise(GENESIS, GENESIS_HARD_STATE)
         hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
         resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, hard))
+        last = 1
         try:
-            storage.write([append(2, 2)])
+            while True:
+                storage.write([append(last + 1, last + 1, payload=b"x" * 10_000)])
+                last += 1
         except DiskFull as error:
+            print(last)
             print(error)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
-        storage.write([append(2, 2)])
     """
-    assert run(code, tmp_path) == [f"the disk of {tmp_path} is full: File too large"]
+    last, message = run(code, tmp_path)
+    assert message == f"the disk of {tmp_path} is full: File too large"
+    assert int(last) > 100
     state = Storage.open(tmp_path).recovered
     assert state is not None
-    assert state.entries == entries(2, 2)
+    assert state.entries == entries(2, int(last), payload=b"x" * 10_000)
 
 
 @pytest.mark.parametrize("round_number", range(3))
