@@ -137,8 +137,10 @@ class Replica:
 
     @property
     def leader(self) -> MemberId | None:
-        """The leader this member knows of."""
-        return self.participant.raft.leader if self.participant is not None else None
+        """The leader this member knows of; one that was removed or has stopped knows none."""
+        if self.participant is None or self.participant.state != "member":
+            return None
+        return self.participant.raft.leader
 
     @property
     def is_ready_leader(self) -> bool:

@@ -11,6 +11,7 @@ from distsync_node.locks.commands import (
     RefusalCode,
     Refused,
     Release,
+    Renew,
     RequestKey,
     SessionId,
 )
@@ -20,6 +21,7 @@ from distsync_node.raft.types import (
     LogIndex,
     Member,
     MemberId,
+    RaftOptions,
     Term,
 )
 from distsync_node.replica.types import (
@@ -37,6 +39,7 @@ from distsync_node.replica.types import (
     Initialise,
     MarkRemoved,
     Parked,
+    PeerMessages,
     ReadAt,
     ReceiveAnswer,
     ReceiveEnvelope,
@@ -164,6 +167,7 @@ def test_a_removed_member_idles_and_its_messages_are_refused() -> None:
     assert removed.state == "removed"
     assert hear(pump, victim.id).code is AnswerCode.NOT_SERVING
     assert removed.next_deadline_ms() is None
+    assert removed.leader is None
     (effect,) = removed.step(
         Submit(now_ms=pump.now_ms, ref=9, command=acquire("a", "o", request="1"))
     )
@@ -212,6 +216,43 @@ def test_a_leader_without_its_quorum_says_that_the_outcome_is_unknown() -> None:
     (rejected,) = pump.of_kind(Rejected, 10)
     assert rejected.reason is RejectReason.LEADERSHIP_LOST
     assert not leader.is_ready_leader
+
+
+def test_what_a_leader_proposed_before_it_was_removed_may_have_been_done() -> None:
+    pump = Pump()
+    leader = pump.form()
+    own = next(member for member in pump.members if member.id == leader.member_id)
+    pump.submit(10, acquire("a", "o1", request="1", ttl_ms=60_000))
+    pump.submit(11, acquire("a", "o2", request="2", wait_ms=60_000))
+    pump.run(50)
+    pump.step(
+        leader.member_id,
+        ChangeMembership(now_ms=pump.now_ms, ref=12, operation=ConfigOperation.REMOVE, member=own),
+    )
+    pump.submit(13, acquire("b", "o3", request="3", ttl_ms=60_000))
+    pump.run(3_000)
+    assert leader.state == "removed"
+    assert pump.of_kind(AdminDone, 12)
+    assert pump.leader.machine.lock_view("b") is not None
+    for ref in (11, 13):  # it waits on, and it was granted: "nothing was done" would be false
+        (rejected,) = pump.of_kind(Rejected, ref)
+        assert rejected.reason is RejectReason.LEADERSHIP_LOST
+
+
+def test_what_a_leader_proposed_before_it_stopped_may_have_been_done() -> None:
+    pump = Pump()
+    leader = pump.form()
+    pump.cut = {leader.member_id}
+    pump.submit(10, acquire("a", "o", request="1"), leader)
+    stopped = PeerMessages(
+        now_ms=pump.now_ms, sender=MemberId("m9"), messages=(Diverged(LogIndex(1)),)
+    )
+    pump.step(leader.member_id, stopped)
+    (rejected,) = pump.of_kind(Rejected, 10)
+    assert rejected.reason is RejectReason.LEADERSHIP_LOST
+    pump.submit(11, acquire("a", "o", request="2"), leader)
+    (refused,) = pump.of_kind(Rejected, 11)
+    assert refused.reason is RejectReason.STOPPED
 
 
 def test_a_waiting_request_is_parked_and_told_when_granted() -> None:
@@ -365,6 +406,25 @@ def test_ten_leader_changes_end_no_lease_early_and_keep_none_alive() -> None:
 def test_a_stale_expiry_after_a_renewal_ends_nothing() -> None:
     pump = Pump()
     leader = pump.form()
+    pump.submit(10, acquire("a", "o", request="1", ttl_ms=1_000))
+    pump.run(50)
+    (reply,) = pump.of_kind(Reply, 10)
+    (grant,) = reply.outcome.grants
+    pump.run(leader.clock.local_ms(reply.outcome.deadline_ms) - pump.now_ms - 1)
+    pump.submit(11, Renew(name="a", owner="o", token=grant.token, ttl_ms=5_000))
+    assert leader.raft is not None
+    renewal = leader.raft.last_index
+    pump.run(1)  # the deadline; the renewal is not applied yet, so the leader proposes an expiry
+    assert leader.raft.applied_index < renewal < leader.raft.last_index
+    pump.run(1_000)
+    (renewed,) = pump.of_kind(Reply, 11)
+    assert isinstance(renewed.outcome, Done)
+    assert leader.machine.current_exclusive_token("a") == grant.token
+
+
+def test_a_lost_reply_retried_after_the_lease_is_lock_lost() -> None:
+    pump = Pump()
+    leader = pump.form()
     command: Acquire = acquire("a", "o", request="1", ttl_ms=1_000)
     pump.submit(10, command)
     pump.run(2_500)
@@ -375,6 +435,23 @@ def test_a_stale_expiry_after_a_renewal_ends_nothing() -> None:
     (again,) = pump.of_kind(Reply, 11)
     assert again.outcome == Refused(code=RefusalCode.LOCK_LOST, name="a")
     assert isinstance(reply.outcome, Granted)
+
+
+def test_an_hour_of_idleness_and_ten_leader_changes_end_a_lease_on_time() -> None:
+    pump = Pump(raft_options=RaftOptions(heartbeat_ms=5_000, election_timeout_min_ms=20_000))
+    pump.form()
+    hour_ms = 3_600_000
+    pump.submit(10, acquire("a", "o", request="1", ttl_ms=2 * hour_ms))
+    pump.run(50)
+    started_ms = pump.now_ms - 50
+    pump.run(hour_ms)
+    for _ in range(10):
+        pump.cut = {pump.leader.member_id}
+        pump.run(90_000)
+    pump.run(started_ms + 2 * hour_ms - pump.now_ms - 1_000)
+    assert pump.leader.machine.lock_view("a") is not None
+    pump.run(1_000 + 10 * 50 + 1_000)
+    assert pump.leader.machine.lock_view("a") is None
 
 
 # --- Members, disk, divergence ------------------------------------------------------------------
