@@ -148,6 +148,11 @@ class Replica:
         return self.participant is not None and self.participant.is_ready_leader
 
     @property
+    def is_idle_leader(self) -> bool:
+        """This member leads and no entry of its commands is in flight."""
+        return self.participant is not None and self.participant.is_idle_leader
+
+    @property
     def configuration(self) -> Configuration:
         """The membership in force here."""
         if self.participant is None:

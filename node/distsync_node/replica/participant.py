@@ -309,6 +309,11 @@ class Participant:
             deadline_ms = min(deadline_ms, self.serving.heartbeat_at_ms)
         return deadline_ms
 
+    @property
+    def is_idle_leader(self) -> bool:
+        """This member leads and no entry of its commands is in flight."""
+        return self.is_ready_leader and not self._requests.batches
+
     def check_invariants(self) -> None:
         """Raise InvariantViolation if this member contradicts itself."""
         self.machine.check_invariants()
@@ -362,10 +367,7 @@ class Participant:
         if effect.role is not Role.LEADER:
             self.serving.resign()
             self.clock.resigned()
-        if self.is_ready_leader and effect.role is not Role.LEADER:
             self.is_ready_leader = False
-            self._reject_all(RejectReason.LEADERSHIP_LOST)
-        elif effect.role is not Role.LEADER:
             self._reject_all(RejectReason.NOT_LEADER)
         self._board = HashBoard()
 
@@ -775,13 +777,16 @@ class Participant:
         self._emit(Rejected(ref=ref, reason=reason, leader=self.raft.leader))
 
     def _reject_all(self, reason: RejectReason) -> None:
-        """End every request that waits for an outcome of this member as a leader."""
+        """End every request that waits for an outcome of this member as a leader.
+
+        `reason` is for what was never proposed; of the rest nobody knows what becomes of it, also
+        when this member stops or is removed: its entries may be committed without it.
+        """
         unproposed, proposed = self._requests.drain()
-        lost = reason is RejectReason.LEADERSHIP_LOST
         for ref in unproposed:
-            self._reject(ref, RejectReason.NOT_LEADER if lost else reason)
-        for ref in [*proposed, *self._admin]:
             self._reject(ref, reason)
+        for ref in [*proposed, *self._admin]:
+            self._reject(ref, RejectReason.LEADERSHIP_LOST)
         self._admin.clear()
         self._expire_index = None
         if self.state in ("removed", "stopped"):

@@ -143,6 +143,7 @@ class Runtime:
         self._leader_watchers: set[asyncio.Future[None]] = set()
         self.leader_changes = 0
         self._closed = False
+        self._writing = False
 
     def start(self) -> None:
         """Begin to take part."""
@@ -179,6 +180,13 @@ class Runtime:
         for link in touched:
             link.kick()
         self._arm_soon()
+        if not self._writing:
+            # After the sends, so that followers write at the same time.
+            self._writing = True
+            try:
+                self._disk.write_pending()
+            finally:
+                self._writing = False
 
     async def run(
         self,
@@ -193,7 +201,9 @@ class Runtime:
         """
         ref, future = self._register(on_parked, deadline_ms)
         self.step(Submit(now_ms=boottime_ms(), ref=ref, command=command))
-        if not self._flush_scheduled:
+        if self.replica.is_idle_leader:
+            self.step(Flush(now_ms=boottime_ms()))  # nothing to share an entry with
+        elif not self._flush_scheduled:
             self._flush_scheduled = True
             self._loop.call_soon(self._flush)
         return await self._outcome(ref, future)

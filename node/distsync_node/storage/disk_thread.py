@@ -47,6 +47,7 @@ class DiskThread:
         on_disk_full: Callable[[bool], object],
         on_fatal: Callable[[BaseException], object],
         retry_after_seconds: float = _RETRY_AFTER_SECONDS,
+        quick_seconds: float = _QUICK_SECONDS,
     ) -> None:
         self._storage = storage
         self._loop = loop
@@ -54,11 +55,13 @@ class DiskThread:
         self._on_disk_full = on_disk_full
         self._on_fatal = on_fatal
         self._retry_after_seconds = retry_after_seconds
+        self._quick_seconds = quick_seconds
         self._queue: SimpleQueue[Persist | None] = SimpleQueue()
         self._pending: list[Persist] = []
         self._on_thread = 0  # effects that the thread has and has not reported
-        self._write_seconds = _QUICK_SECONDS  # smoothed; the thread measures first
+        self._write_seconds = quick_seconds  # smoothed; the thread measures first
         self._slow_until = 0.0
+        self._failed = False
         self._closing = threading.Event()
         self._stopped = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name="disk", daemon=True)
@@ -69,15 +72,19 @@ class DiskThread:
 
     def submit(self, persist: Persist) -> None:
         """Take an effect; never blocks. It is written by the thread or by `write_pending`."""
+        if self._failed:
+            return
         if self._on_thread == 0 and self._is_quick() and persist.snapshot is None:
             self._pending.append(persist)
         else:
             self._hand_over([persist])
 
     def write_pending(self) -> None:
-        """Write what waits for the event loop, and report it. Call it when nothing else is to be
-        sent first; what `on_persisted` submits is written too."""
-        while self._pending:
+        """Write what waits for the event loop, and report it.
+
+        Call it when nothing else is to be sent first; what `on_persisted` submits is written too.
+        """
+        while self._pending and not self._failed:
             batch, self._pending = self._pending, []
             if self._on_thread:
                 self._hand_over(batch)
@@ -89,6 +96,7 @@ class DiskThread:
                 self._hand_over(batch)  # the thread tries again and reports
                 return
             except BaseException as error:
+                self._failed = True
                 self._on_fatal(error)
                 return
             self._measure(time.perf_counter() - started)
@@ -101,11 +109,11 @@ class DiskThread:
             self._queue.put(persist)
 
     def _is_quick(self) -> bool:
-        return self._write_seconds < _QUICK_SECONDS and time.monotonic() >= self._slow_until
+        return self._write_seconds < self._quick_seconds and time.monotonic() >= self._slow_until
 
     def _measure(self, seconds: float) -> None:
         self._write_seconds += _SMOOTHING * (seconds - self._write_seconds)
-        if seconds > _STALL_FACTOR * _QUICK_SECONDS:
+        if seconds > _STALL_FACTOR * self._quick_seconds:
             self._slow_until = time.monotonic() + _SLOW_FOR_SECONDS
 
     def _thread_persisted(self, count: int, seq: int, seconds: float) -> None:

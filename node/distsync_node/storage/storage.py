@@ -17,10 +17,11 @@ term) or it is superseded as a whole: Raft's rule for a received snapshot (thesi
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Self
 
 import msgspec
 
@@ -40,6 +41,7 @@ from distsync_node.raft.types import (
     RecoveredState,
     Snapshot,
 )
+from distsync_node.storage.batch import Batch, merge
 from distsync_node.storage.directory import (
     REMOVED_NAME,
     archive_member,
@@ -70,18 +72,34 @@ _FIRST_INDEX = LogIndex(1)
 
 
 class Storage:
-    """What a node keeps on disk. Methods block; one thread at a time may write."""
+    """What a node keeps on disk. Methods block; those that write take turns."""
 
     member_id: MemberId
     recovered: RecoveredState | None
     removed: bool
 
-    def __init__(self, path: Path, filesystem: FileSystem, segment_bytes: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        filesystem: FileSystem,
+        lock_file: int,
+        directory: Path,
+        member_id: MemberId,
+        segment_bytes: int,
+    ) -> None:
         """Use `Storage.open`."""
+        self.member_id = member_id
         self._path = path
         self._filesystem = filesystem
-        self._segment_bytes = segment_bytes
-        self._lock_file: int | None = None
+        self._lock_file: int | None = lock_file
+        self._directory = directory
+        self._log = SegmentedLog(
+            filesystem=filesystem,
+            directory=directory,
+            member_id=member_id,
+            segment_bytes=segment_bytes,
+        )
+        self._mutex = threading.Lock()
         self._failure: str | None = None
         self._hard_state: HardState | None = None
         self._snapshot_index = _NO_INDEX
@@ -97,39 +115,34 @@ class Storage:
         *,
         filesystem: FileSystem | None = None,
         segment_bytes: int = SEGMENT_BYTES,
-    ) -> Storage:
+    ) -> Self:
         """Lock the directory, mint an identity if it is empty, and recover what it holds.
 
         Raises:
             StartupError: one line that says what is wrong and what to do.
         """
-        storage = cls(path, filesystem or OsFileSystem(), segment_bytes)
-        try:
-            storage._open()
-        except BaseException as error:
-            storage.close()
-            if isinstance(error, OSError):
+        filesystem = filesystem or OsFileSystem()
+        with ExitStack() as undo:
+            try:
+                lock_file = lock_directory(filesystem, path)
+                undo.callback(filesystem.close, lock_file)
+                directory, member_id = open_member(filesystem, path)
+                storage = cls(path, filesystem, lock_file, directory, member_id, segment_bytes)
+                undo.callback(storage._log.close)
+                storage._open()
+            except OSError as error:
                 raise StartupError(_unusable(path, error)) from error
-            raise
-        return storage
+            undo.pop_all()
+            return storage
 
     # --- Opening --------------------------------------------------------------------------
 
     def _open(self) -> None:
-        filesystem = self._filesystem
-        self._lock_file = lock_directory(filesystem, self._path)
-        self._directory, self.member_id = open_member(filesystem, self._path)
-        self._log = SegmentedLog(
-            filesystem=filesystem,
-            directory=self._directory,
-            member_id=self.member_id,
-            segment_bytes=self._segment_bytes,
-        )
-        names = filesystem.list_directory(self._directory)
+        names = self._filesystem.list_directory(self._directory)
         for name in names:
             if name.endswith(TEMPORARY_SUFFIX):
-                filesystem.unlink(self._directory / name)
-        filesystem.sync_directory(self._directory)
+                self._filesystem.unlink(self._directory / name)
+        self._filesystem.sync_directory(self._directory)
         self.removed = REMOVED_NAME in names
         self.recovered = self._recover(names)
 
@@ -251,7 +264,7 @@ class Storage:
         """
         if self._hard_state is None:
             raise InvariantViolation("nothing can be written before the member is initialised")
-        merged = _merge(batch, self._last_index)
+        merged = merge(batch, self._last_index)
         with self._disk():
             if merged.snapshot is not None:
                 self._install(merged.snapshot)
@@ -269,7 +282,7 @@ class Storage:
         self._snapshot_index, self._snapshot_bytes = index, size
         self._genesis_digest = None
 
-    def _append(self, merged: _Merged) -> None:
+    def _append(self, merged: Batch) -> None:
         if self._hard_state is None:
             raise InvariantViolation("no hard state")
         discard = self._pending_discard if merged.discard is None else merged.discard
@@ -299,15 +312,16 @@ class Storage:
 
     @contextmanager
     def _disk(self) -> Iterator[None]:
-        if self._failure is not None:
-            raise StorageFailed(self._failure)
-        try:
-            yield
-        except OSError as error:
-            if is_disk_full(error):
-                raise DiskFull(f"the disk of {self._path} is full: {error.strerror}") from error
-            self._failure = f"the disk of {self._path} failed: {error}"
-            raise StorageFailed(self._failure) from error
+        with self._mutex:
+            if self._failure is not None:
+                raise StorageFailed(self._failure)
+            try:
+                yield
+            except OSError as error:
+                if is_disk_full(error):
+                    raise DiskFull(f"the disk of {self._path} is full: {error.strerror}") from error
+                self._failure = f"the disk of {self._path} failed: {error}"
+                raise StorageFailed(self._failure) from error
 
     # --- The rest of a member's life ------------------------------------------------------
 
@@ -329,11 +343,15 @@ class Storage:
 
         The directory is empty for the next `open`, which mints a new id.
         """
-        self._log.close()
         with self._disk():
             target = archive_member(self._filesystem, self._path, self.member_id)
-        self._failure = f"the content of {self._path} was archived"
+            self._log.close()
+            self._failure = f"the content of {self._path} was archived"
         return target
+
+    def release_recovered(self) -> None:
+        """Let go of the recovered state, which holds memory once it has been taken over."""
+        self.recovered = None
 
     @property
     def size_bytes(self) -> int:
@@ -342,53 +360,12 @@ class Storage:
 
     def close(self) -> None:
         """Close the files and let go of the directory."""
-        log = getattr(self, "_log", None)
-        if log is not None:
-            log.close()
-        if self._lock_file is not None:
-            self._filesystem.close(self._lock_file)
-            self._lock_file = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Merged:
-    """A batch as one effect; `discard` is the index of the snapshot that emptied the log last."""
-
-    hard_state: HardState | None
-    snapshot: Snapshot | None
-    keep_from: LogIndex
-    discard: LogIndex | None
-    entries: Sequence[Entry]
-    last_index: LogIndex
-
-
-def _merge(batch: Sequence[Persist], last_index: LogIndex) -> _Merged:
-    hard_state: HardState | None = None
-    snapshot: Snapshot | None = None
-    keep_from = _NO_INDEX
-    discard: LogIndex | None = None
-    entries: Sequence[Entry] = ()
-    for persist in batch:
-        hard_state = persist.hard_state or hard_state
-        if persist.snapshot is not None:
-            snapshot, keep_from = persist.snapshot, persist.keep_from
-            index = snapshot.meta.index
-            if persist.discard_log or index > last_index:
-                discard, entries, last_index = index, (), index
-        if persist.entries:
-            first, last = persist.entries[0].index, persist.entries[-1].index
-            if first > last_index + 1 or last - first != len(persist.entries) - 1:
-                raise InvariantViolation(f"entries {first} to {last} do not follow {last_index}")
-            entries = [*entries, *persist.entries] if entries else persist.entries
-            last_index = last
-    return _Merged(
-        hard_state=hard_state,
-        snapshot=snapshot,
-        keep_from=keep_from,
-        discard=discard,
-        entries=entries,
-        last_index=last_index,
-    )
+        with self._mutex:
+            self._failure = self._failure or f"the storage in {self._path} is closed"
+            self._log.close()
+            if self._lock_file is not None:
+                self._filesystem.close(self._lock_file)
+                self._lock_file = None
 
 
 def _digest(snapshot: Snapshot, hard_state: HardState) -> bytes:
