@@ -36,9 +36,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from distsync.core import Core, new_request_id
+from distsync.core import Core
 from distsync.durations import Duration, to_milliseconds, to_seconds
 from distsync.errors import BadRequest, LimitMismatch, WaitTimeout
+from distsync.identity import new_request_id
 from distsync.models import AcquireBody, Grant, LockInfo
 from distsync.sessions import Session
 from distsync.waiting import Wait, until_of, wait_seconds
@@ -82,7 +83,7 @@ class Barrier:
             Unavailable, OutcomeUnknown: no answer within the client's timeout.
         """
         until = until_of(self._core, wait_seconds(wait))
-        owner = self._core.new_owner()
+        owner = self._core.identity.new_owner()
         async with Session(self._core, ttl=self._ttl) as session:
             group = await self._arrive(session, owner, until)
             await self._gather(session, group, owner, until)

@@ -10,9 +10,10 @@ from types import TracebackType
 from distsync.background import Background
 from distsync.barriers import Barrier
 from distsync.clock import Clock, SystemClock
-from distsync.core import Core, new_client_id
+from distsync.core import Core
 from distsync.durations import Duration, to_seconds
 from distsync.elections import Election
+from distsync.identity import Identity
 from distsync.latches import Latch
 from distsync.lock_sets import LockSet
 from distsync.locks import Lock, OnLost
@@ -46,7 +47,7 @@ class AsyncClient:
         *,
         timeout: Duration = 10.0,
         owner: str | None = None,
-        client_id: str | None = None,
+        name: str | None = None,
         ssl: ssl_module.SSLContext | None = None,
         clock: Clock | None = None,
     ) -> None:
@@ -57,19 +58,19 @@ class AsyncClient:
             timeout: how long a call rides out an outage; time spent waiting for a lock that
                 others hold is not counted.
             owner: the owner of every lock; by default each task is an owner of its own.
-            client_id: names this client to the cluster; random by default, and never to be shared.
+            name: what this client is called where its locks are listed; by default the host's name.
             ssl: for https URLs with other certificates than the system's.
             clock: for tests.
 
         Raises:
             ValueError: no URL, or something that is not one; a negative timeout.
         """
-        self._client_id = client_id or new_client_id()
+        self._identity = Identity(name)
         self._clock = clock or SystemClock()
         self._background = Background()
         transport = Transport(
             parse_urls(urls),
-            client_id=self._client_id,
+            identity=self._identity,
             clock=self._clock,
             background=self._background,
             timeout_seconds=to_seconds(timeout, "timeout"),
@@ -77,7 +78,7 @@ class AsyncClient:
         )
         self._core = Core(
             transport,
-            client_id=self._client_id,
+            identity=self._identity,
             clock=self._clock,
             background=self._background,
             owner=owner,
@@ -85,12 +86,12 @@ class AsyncClient:
 
     @property
     def client_id(self) -> str:
-        """What this client calls itself."""
-        return self._client_id
+        """What this client calls itself: its name, the process and a random part."""
+        return self._identity.client_id
 
     def new_owner(self) -> str:
         """Return an owner that nobody is yet, for locks that several tasks share."""
-        return self._core.new_owner()
+        return self._identity.new_owner()
 
     @property
     def leader_url(self) -> str | None:

@@ -10,6 +10,7 @@ import asyncio
 import socket
 import ssl as ssl_module
 from collections.abc import AsyncGenerator
+from functools import lru_cache
 from typing import Any, Final
 
 import aiohttp
@@ -17,6 +18,7 @@ import msgspec
 from yarl import URL
 
 from distsync.errors import ClientClosed, DistSyncError, ServerError, error_from_problem
+from distsync.identity import Identity
 from distsync.models import Problem
 from distsync.nodes import Endpoint
 
@@ -52,9 +54,9 @@ class Answer(msgspec.Struct, frozen=True):
 class Connections:
     """The connections of one client to all nodes."""
 
-    def __init__(self, *, client_id: str, ssl: ssl_module.SSLContext | None = None) -> None:
+    def __init__(self, identity: Identity, *, ssl: ssl_module.SSLContext | None = None) -> None:
         """`ssl` is for https URLs; without it the system's certificates count."""
-        self._client_id = client_id
+        self._identity = identity
         self._ssl = ssl
         self._session: aiohttp.ClientSession | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -77,7 +79,7 @@ class Connections:
                 endpoint.at(path) if body is not None else URL(endpoint.url + path, encoded=True),
                 data=body,
                 headers=_POST_HEADERS if body is not None else None,
-                timeout=aiohttp.ClientTimeout(total=seconds, sock_connect=CONNECT_SECONDS),
+                timeout=_timeout(seconds),
                 allow_redirects=False,
             ) as response:
                 content = await response.read()
@@ -142,11 +144,16 @@ class Connections:
         )
         return aiohttp.ClientSession(
             connector=connector,
-            headers={"Distsync-Client": self._client_id, "Accept": "application/json"},
+            headers={"Distsync-Client": self._identity.client_id, "Accept": "application/json"},
             cookie_jar=aiohttp.DummyCookieJar(),
             skip_auto_headers=("User-Agent", "Accept-Encoding"),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
         )
+
+
+@lru_cache(maxsize=64)
+def _timeout(seconds: float) -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(total=seconds, sock_connect=CONNECT_SECONDS)
 
 
 class EventLines:

@@ -2,8 +2,7 @@
 
 **Owners.** The owner is the node of the cluster's wait-for graph and is not re-entrant. By default
 each asyncio task is an owner of its own, so that a deadlock between tasks is found, also across
-processes, and a task that waits for what it holds itself is told so. Ids are random, never reused,
-and made anew after a fork.
+processes, and a task that waits for what it holds itself is told so.
 
 **Abandoned requests.** When an acquire is cancelled, or ends in doubt, its connection is closed and
 the cluster cancels the wait; a grant may have come at the same moment. A background task then looks
@@ -15,12 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import itertools
 import logging
-import os
-import re
-import secrets
-import socket
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from typing import Any, TypeAlias, TypeVar
 from urllib.parse import quote, urlencode
@@ -37,6 +31,7 @@ from distsync.errors import (
     ServerError,
     SessionNotFound,
 )
+from distsync.identity import Identity, new_request_id
 from distsync.lease import Lease, Span
 from distsync.models import (
     AcquireBody,
@@ -52,7 +47,7 @@ from distsync.models import (
 )
 from distsync.transport import Repeat, Reply, Transport
 
-__all__ = ["Core", "lock_path", "may_have_been_done", "new_client_id", "new_request_id"]
+__all__ = ["Core", "lock_path", "may_have_been_done", "new_request_id"]
 
 _log = logging.getLogger("distsync")
 
@@ -65,17 +60,6 @@ _LONGEST_LOOK_SECONDS = 1.0
 _TIMES_ABSENT = 2
 _CLOSE_SECONDS = 1.0
 _PAGE = 500
-
-
-def new_client_id() -> str:
-    """Return an id that tells a person the host and process, and is unique by its random part."""
-    host = re.sub(r"[^A-Za-z0-9.-]", "-", socket.gethostname())[:48]
-    return f"{host}-{os.getpid()}-{secrets.token_hex(6)}"
-
-
-def new_request_id() -> str:
-    """Return an id for one request."""
-    return os.urandom(12).hex()
 
 
 def lock_path(name: str) -> str:
@@ -93,18 +77,17 @@ class Core:
         self,
         transport: Transport,
         *,
-        client_id: str,
+        identity: Identity,
         clock: Clock,
         background: Background,
         owner: str | None,
     ) -> None:
         self.transport = transport
-        self.client_id = client_id
+        self.identity = identity
         self.clock = clock
         self.background = background
         self._owner = owner
         self._owner_of_task: WeakKeyDictionary[asyncio.Task[Any], str] = WeakKeyDictionary()
-        self._owner_numbers = itertools.count(1)
         self._leases: WeakSet[Lease] = WeakSet()
         self._abandoned: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._clean_ups: set[asyncio.Task[None]] = set()
@@ -115,15 +98,11 @@ class Core:
             return self._owner
         task = asyncio.current_task()
         if task is None:
-            return self.new_owner()
+            return self.identity.new_owner()
         owner = self._owner_of_task.get(task)
         if owner is None:
-            owner = self._owner_of_task[task] = self.new_owner()
+            owner = self._owner_of_task[task] = self.identity.new_owner()
         return owner
-
-    def new_owner(self) -> str:
-        """Return an owner that nobody is yet."""
-        return f"{self.client_id}/{next(self._owner_numbers)}"
 
     def hold(self, lease: Lease) -> Lease:
         """Remember a lease so that closing the client ends it."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import inspect
 import logging
 import random
+import secrets
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 from types import TracebackType
@@ -64,17 +65,16 @@ class Election:
     ) -> None:
         """Users call `AsyncClient.election` instead."""
         self.name = name
-        self.candidate = candidate or core.client_id
+        self.candidate = candidate or core.identity.client_id
         self._core = core
         self._on_elected = on_elected
         # An owner of its own: the election is one for all tasks that use it, and a candidate that
         # was started again must not be taken for its former self.
-        number = core.new_owner().rpartition("/")[2]
         self._lock = Lock(
             core,
             name,
             ttl=ttl,
-            owner=f"{self.candidate}#{number}-{random.getrandbits(32):08x}",
+            owner=f"{self.candidate}#{secrets.token_hex(6)}",
             on_lost=on_lost,
         )
 

@@ -20,9 +20,10 @@ from __future__ import annotations
 import contextlib
 from typing import Final
 
-from distsync.core import Core, new_request_id
+from distsync.core import Core
 from distsync.durations import Duration, to_milliseconds, to_seconds
 from distsync.errors import BadRequest, LockHeld, NotHolder, WaitTimeout
+from distsync.identity import new_request_id
 from distsync.models import AcquireBody, Grant, GrantBody, LockInfo, Nothing
 from distsync.waiting import Wait, until_of, wait_seconds
 from distsync.watching import Changes
@@ -58,7 +59,7 @@ class Latch:
         """
         body = AcquireBody(
             name=self._lock_name,
-            owner=f"party/{party}" if party is not None else self._core.new_owner(),
+            owner=f"party/{party}" if party is not None else self._core.identity.new_owner(),
             request_id=new_request_id(),
             mode="shared",
             limit=self.count,

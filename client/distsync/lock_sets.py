@@ -12,9 +12,10 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType, TracebackType
 
 from distsync.body import BodyGuard
-from distsync.core import Core, new_request_id
+from distsync.core import Core
 from distsync.durations import Duration, to_milliseconds
 from distsync.errors import DistSyncError, LockHeld, LockLost, NotHolder
+from distsync.identity import new_request_id
 from distsync.lease import Lease
 from distsync.locks import OnLost
 from distsync.models import AcquireManyBody, GrantBody

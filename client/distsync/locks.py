@@ -23,7 +23,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from distsync.body import BodyGuard
-from distsync.core import Core, may_have_been_done, new_request_id
+from distsync.core import Core, may_have_been_done
 from distsync.durations import Duration, to_milliseconds, to_seconds
 from distsync.errors import (
     DistSyncError,
@@ -32,6 +32,7 @@ from distsync.errors import (
     NotHolder,
     Unavailable,
 )
+from distsync.identity import new_request_id
 from distsync.lease import Lease, Span
 from distsync.models import AcquireBody, Grant, GrantBody, Mode, UpgradeBody
 from distsync.transport import Reply

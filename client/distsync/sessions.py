@@ -13,9 +13,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from distsync.body import BodyGuard
-from distsync.core import Core, new_request_id
+from distsync.core import Core
 from distsync.durations import Duration, to_milliseconds, to_seconds
 from distsync.errors import DistSyncError, LockLost, NotHolder, SessionLost, SessionNotFound
+from distsync.identity import new_request_id
 from distsync.lease import Lease, Span
 from distsync.locks import Lock, OnLost
 from distsync.models import (

@@ -48,7 +48,7 @@ class Client:
         *,
         timeout: Duration = 10.0,
         owner: str | None = None,
-        client_id: str | None = None,
+        name: str | None = None,
         ssl: ssl_module.SSLContext | None = None,
         clock: Clock | None = None,
     ) -> None:
@@ -56,7 +56,7 @@ class Client:
         self._urls = parse_urls(urls)
         self._timeout = to_seconds(timeout, "timeout")
         self._owner = owner
-        self._fixed_client_id = client_id
+        self._name = name
         self._ssl = ssl
         self._clock = clock
         self._starting = threading.Lock()
@@ -220,7 +220,7 @@ class Client:
                         self._urls,
                         timeout=self._timeout,
                         owner=self._owner,
-                        client_id=self._fixed_client_id,
+                        name=self._name,
                         ssl=self._ssl,
                         clock=self._clock,
                     ),

@@ -32,6 +32,7 @@ from distsync.clock import Clock, sleep_until
 from distsync.connections import Answer, BrokenOff, Connections, MaybeDone, NotDone, refused
 from distsync.discovery import Discovery
 from distsync.errors import DiskFull, DistSyncError, LimitReached, Unavailable
+from distsync.identity import Identity
 from distsync.lifelines import Lifelines
 from distsync.models import ClusterStatus
 from distsync.nodes import Endpoint, NodeSet, normalize_url
@@ -61,7 +62,7 @@ class Transport:
         self,
         urls: tuple[str, ...],
         *,
-        client_id: str,
+        identity: Identity,
         clock: Clock,
         background: Background,
         timeout_seconds: float,
@@ -71,7 +72,7 @@ class Transport:
         self.nodes = NodeSet(urls, first=random.randrange(len(urls)))
         self.timeout_seconds = timeout_seconds
         self._clock = clock
-        self._connections = Connections(client_id=client_id, ssl=ssl)
+        self._connections = Connections(identity, ssl=ssl)
         self._discovery = Discovery(self.nodes, clock, background, self._probe)
         self._lifelines = Lifelines(clock, background, self._check)
         self._decoders: dict[type[Any], Any] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from datetime import timedelta
 from typing import Any
 
@@ -14,6 +15,7 @@ from distsync.body import BodyGuard
 from distsync.clock import SystemClock, sleep_until
 from distsync.durations import to_milliseconds, to_seconds
 from distsync.errors import DistSyncError, error_from_problem
+from distsync.identity import Identity, new_request_id
 
 
 @pytest.mark.parametrize(
@@ -142,3 +144,34 @@ async def test_a_guard_lets_a_foreign_cancellation_through() -> None:
     task = asyncio.create_task(body())
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+def test_a_forked_process_is_somebody_else() -> None:
+    """A client made before the fork and first used after it, as with preloading servers."""
+    identity = Identity("web")
+    before = (identity.client_id, identity.new_owner(), new_request_id())
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            ids = (identity.client_id, identity.new_owner(), new_request_id())
+            os.write(writer, "\n".join(ids).encode())
+        finally:
+            os._exit(0)
+    os.waitpid(pid, 0)
+    os.close(writer)
+    after = os.read(reader, 1000).decode().split("\n")
+    os.close(reader)
+    assert len(after) == 3
+    assert identity.client_id == before[0]
+    assert not set(after) & set(before)
+    assert after[1].startswith(after[0])
+    assert after[2].partition("-")[0] != before[2].partition("-")[0]
+    assert all(text.startswith("web-") for text in (before[0], after[0]))
+
+
+def test_ids_never_come_twice() -> None:
+    assert len({new_request_id() for _ in range(1000)}) == 1000
+    identities = [Identity("a name: with ünusual characters") for _ in range(100)]
+    assert len({identity.client_id for identity in identities}) == 100
+    assert identities[0].client_id.startswith("a-name--with--nusual-characters-")
