@@ -52,9 +52,15 @@ def acquire(
 class Pump:
     """Replicas `m1`..`mN`, named `n1`..`nN`, and the one clock they share."""
 
-    def __init__(self, nodes: int = 3, options: ReplicaOptions | None = None) -> None:
+    def __init__(
+        self,
+        nodes: int = 3,
+        options: ReplicaOptions | None = None,
+        raft_options: RaftOptions | None = None,
+    ) -> None:
         self.now_ms = 1_000
         self.options = options or ReplicaOptions()
+        self.raft_options = raft_options or RaftOptions()
         self.members = tuple(
             Member(id=MemberId(f"m{i}"), name=f"n{i}", peer_url=f"http://n{i}")
             for i in range(1, nodes + 1)
@@ -72,20 +78,20 @@ class Pump:
         self.replicas[member_id] = Replica(
             member_id,
             options=self.options,
-            raft_options=RaftOptions(),
+            raft_options=self.raft_options,
             rng=random.Random(seed),
             now_ms=self.now_ms,
         )
         return self.replicas[member_id]
 
-    def form(self) -> Replica:
+    def form(self, *, within_ms: int = 3_000) -> Replica:
         """Bootstrap every replica and run until one leads."""
         for member in self.members:
             self.step(
                 member.id,
                 Bootstrap(now_ms=self.now_ms, ref=1, cluster_id="k", members=self.members),
             )
-        self.run(3_000)
+        self.run(within_ms)
         return self.leader
 
     @property

@@ -438,8 +438,16 @@ def test_a_lost_reply_retried_after_the_lease_is_lock_lost() -> None:
 
 
 def test_an_hour_of_idleness_and_ten_leader_changes_end_a_lease_on_time() -> None:
-    pump = Pump(raft_options=RaftOptions(heartbeat_ms=5_000, election_timeout_min_ms=20_000))
-    pump.form()
+    pump = Pump(
+        options=ReplicaOptions(serves=False, stamp_interval_ms=5_000, snapshot_entries=50),
+        raft_options=RaftOptions(
+            heartbeat_ms=5_000,
+            election_timeout_min_ms=20_000,
+            election_timeout_max_ms=40_000,
+            retained_entries=10,
+        ),
+    )
+    pump.form(within_ms=100_000)
     hour_ms = 3_600_000
     pump.submit(10, acquire("a", "o", request="1", ttl_ms=2 * hour_ms))
     pump.run(50)
