@@ -20,7 +20,7 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check --no-input
-REQUIREMENTS = base node dev bench
+REQUIREMENTS = base node local dev bench
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

@@ -25,7 +25,11 @@ T = TypeVar("T")
 
 
 def eventually(
-    probe: Callable[[], T], *, within_seconds: float = DEADLINE_SECONDS, what: str = ""
+    probe: Callable[[], T],
+    *,
+    within_seconds: float = DEADLINE_SECONDS,
+    every_seconds: float = 0.05,
+    what: str = "",
 ) -> T:
     """Return the first true value of `probe`; what it raises counts as false."""
     deadline = time.monotonic() + within_seconds
@@ -37,7 +41,7 @@ def eventually(
             last = value
         except Exception as error:
             last = error
-        time.sleep(0.05)
+        time.sleep(every_seconds)
     raise AssertionError(f"{what or probe} did not come true in {within_seconds} s: {last!r}")
 
 

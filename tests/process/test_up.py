@@ -1,3 +1,4 @@
+import json
 import os
 import signal
 import socket
@@ -104,6 +105,27 @@ def test_killing_up_itself_leaves_no_node(start: Callable[..., Up]) -> None:
     assert up.stop(signal.SIGKILL) == -9
     for pid in up.pids.values():
         eventually(lambda pid=pid: not is_running(pid), within_seconds=10)
+
+
+def test_killed_while_it_creates_the_cluster_it_can_be_started_again(
+    start: Callable[..., Up], tmp_path: Path
+) -> None:
+    up = start()
+    marker = tmp_path / "cluster" / "distsync-up.json"
+
+    def written_down() -> str | None:
+        genesis = json.loads(marker.read_text())["genesis"]
+        return genesis["cluster_id"] if genesis else None
+
+    cluster_id = eventually(written_down, every_seconds=0.001)
+    pids = children_of(up.process.pid)
+    assert len(pids) == 3
+    up.stop(signal.SIGKILL)
+    for pid in pids:
+        eventually(lambda pid=pid: not is_running(pid), within_seconds=10)
+
+    up = start()
+    assert up.next_event("ready")["cluster_id"] == cluster_id
 
 
 def test_data_is_kept_until_fresh(start: Callable[..., Up]) -> None:
