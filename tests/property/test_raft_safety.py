@@ -256,6 +256,23 @@ class RaftSafety(RuleBasedStateMachine):
                 self.cluster.add_machine(other)
             self.cluster.propose_config(leader, ConfigOperation.ADD_LEARNER, other)
 
+    def teardown(self) -> None:
+        """When the faults end, somebody leads, and what it commits reaches every member."""
+        if not hasattr(self, "cluster"):
+            return
+        cluster = self.cluster
+        cluster.auto_disk = True
+        for machine in list(cluster.machines.values()):
+            if machine.core is None:
+                cluster.restart(machine.id)
+            cluster.write(machine.id)
+        cluster.wait(10_000)
+        last = max(self.leaders(), key=lambda name: cluster[name].term)
+        cluster.propose(last, "after all")
+        cluster.wait(1_000)
+        for member in cluster[last].configuration.members:
+            assert cluster.payloads(member.id)[-1:] == ["after all"]
+
     # --- Properties ---------------------------------------------------------------------------
 
     @invariant()

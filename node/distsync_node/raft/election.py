@@ -8,6 +8,10 @@ Guarantees
   asked for, so a member that was cut off cannot depose a leader by its term (thesis §9.6).
 - Whoever hears a leader refuses votes, unless that leader handed over (thesis §4.2.3).
 
+An answer to a pre-vote also tells what the responder knows to be committed. A leader that removed
+or demoted itself may have been the only one to know; it neither leads nor follows any more, and
+the others would go on asking for its vote, which its longer log may refuse them, for ever.
+
 Requests of members that are not in the configuration in force are judged like others (thesis
 §4.1: the configuration here may be older than the candidate's, and ignoring it could leave a group
 without any leader); removed ids are refused by the caller. Answers count only from voters.
@@ -93,7 +97,8 @@ def handle_pre_vote_request(state: RaftState, sender: MemberId, message: PreVote
         and state.log.is_up_to_date(message.last_index, message.last_term)
     )
     term = message.term if granted else state.term
-    state.reply(sender, PreVoteResponse(term, granted))
+    commit = state.commit_index
+    state.reply(sender, PreVoteResponse(term, granted, commit, state.log.term_at(commit)))
 
 
 def handle_vote_request(state: RaftState, sender: MemberId, message: VoteRequest) -> None:
@@ -112,6 +117,11 @@ def handle_pre_vote_response(state: RaftState, sender: MemberId, message: PreVot
     ballot = state.ballot
     if ballot is None or state.role is not Role.PRE_CANDIDATE:
         return
+    if state.log.matches(message.commit, message.commit_term):
+        state.advance_commit(message.commit)
+        if not state.is_voter:
+            state.become_follower(state.term, None)
+            return
     if message.granted and message.term != state.term + 1:
         return
     ballot.count(sender, granted=message.granted)

@@ -136,10 +136,17 @@ class PreVoteRequest(_Message, frozen=True):
 
 
 class PreVoteResponse(_Message, frozen=True):
-    """`term` echoes the request when granted; when refused it is the responder's own term."""
+    """`term` echoes the request when granted; when refused it is the responder's own term.
+
+    `commit`/`commit_term` name the last entry the responder knows to be committed. A candidate
+    that holds that very entry knows then as well (log matching), and with it the membership in
+    force, which may be another than the one it asked for votes in.
+    """
 
     term: Term
     granted: bool
+    commit: LogIndex = LogIndex(0)
+    commit_term: Term = Term(0)
 
 
 class VoteRequest(_Message, frozen=True):

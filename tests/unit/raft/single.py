@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from distsync_node.raft.core import RaftCore
+from distsync_node.raft.membership import encode_change
 from distsync_node.raft.types import (
     AppendRequest,
     AppendResponse,
@@ -39,7 +40,7 @@ from distsync_node.raft.types import (
     VoteRequest,
     VoteResponse,
 )
-from unit.raft.cluster import FixedRandom, configuration, snapshot
+from unit.raft.cluster import FixedRandom, configuration, member, snapshot
 
 EffectT = TypeVar("EffectT")
 START_MS = 10_000
@@ -47,6 +48,11 @@ START_MS = 10_000
 
 def command(index: int, term: int, payload: str = "") -> Entry:
     return Entry(Term(term), LogIndex(index), EntryKind.COMMANDS, index, payload.encode())
+
+
+def config_entry(index: int, term: int, operation: ConfigOperation, target: str) -> Entry:
+    payload = encode_change(ConfigChange(operation, member(target)))
+    return Entry(Term(term), LogIndex(index), EntryKind.CONFIG, index, payload)
 
 
 def log_of(*terms: int, first: int = 2) -> tuple[Entry, ...]:
@@ -101,6 +107,12 @@ def refused(term: int, at: int, hint: tuple[int, int], round_number: int = 1) ->
         conflict_term=Term(hint[1]),
         refused_index=LogIndex(at),
     )
+
+
+def pre_vote_answer(
+    term: int, *, granted: bool, commit: tuple[int, int] = (1, 1)
+) -> PreVoteResponse:
+    return PreVoteResponse(Term(term), granted, LogIndex(commit[0]), Term(commit[1]))
 
 
 class Single:

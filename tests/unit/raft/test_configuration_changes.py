@@ -5,15 +5,10 @@ from __future__ import annotations
 import pytest
 
 from distsync_node.errors import InvariantViolation
-from distsync_node.raft.membership import encode_change
 from distsync_node.raft.types import (
-    ConfigChange,
     ConfigOperation,
     ConfigurationChanged,
     DropReason,
-    Entry,
-    EntryKind,
-    LogIndex,
     MemberId,
     ProposalAccepted,
     ProposalDropped,
@@ -26,7 +21,7 @@ from distsync_node.raft.types import (
     TimeoutNow,
 )
 from unit.raft.cluster import Cluster, member
-from unit.raft.single import Single, accepted, append, of, sent
+from unit.raft.single import Single, accepted, append, config_entry, of, sent
 
 ADD, PROMOTE = ConfigOperation.ADD_LEARNER, ConfigOperation.PROMOTE
 REMOVE, UPDATE, DEMOTE = ConfigOperation.REMOVE, ConfigOperation.UPDATE, ConfigOperation.DEMOTE
@@ -41,11 +36,6 @@ def leader(voters: str = "123", learners: str = "", **options: int) -> Single:
 
 def dropped(effects: list[RaftEffect]) -> list[DropReason]:
     return [each.reason for each in of(effects, ProposalDropped)]
-
-
-def config_entry(index: int, term: int, operation: ConfigOperation, target: str) -> Entry:
-    payload = encode_change(ConfigChange(operation, member(target)))
-    return Entry(Term(term), LogIndex(index), EntryKind.CONFIG, index, payload)
 
 
 def addressees(effects: list[RaftEffect]) -> set[str]:

@@ -9,13 +9,14 @@ import pytest
 from distsync_node.errors import InvariantViolation
 from distsync_node.raft.core import RaftCore
 from distsync_node.raft.types import (
+    Apply,
+    ConfigOperation,
     EntryKind,
     HardState,
     LogIndex,
     MemberId,
     Persist,
     PreVoteRequest,
-    PreVoteResponse,
     RaftOptions,
     RecoveredState,
     Role,
@@ -27,7 +28,17 @@ from distsync_node.raft.types import (
     VoteResponse,
 )
 from unit.raft.cluster import Cluster, configuration, snapshot
-from unit.raft.single import Single, accepted, append, log_of, of, sent, sent_after_write
+from unit.raft.single import (
+    Single,
+    accepted,
+    append,
+    config_entry,
+    log_of,
+    of,
+    pre_vote_answer,
+    sent,
+    sent_after_write,
+)
 
 # --- Starting -------------------------------------------------------------------------------
 
@@ -67,16 +78,16 @@ def test_a_tick_before_the_timeout_does_nothing() -> None:
 def test_a_lost_pre_vote_leaves_a_follower_of_the_same_term() -> None:
     single = Single()
     single.time_out()
-    single.receive("2", PreVoteResponse(Term(1), granted=False))
+    single.receive("2", pre_vote_answer(1, granted=False))
     assert single.core.role is Role.PRE_CANDIDATE
-    single.receive("3", PreVoteResponse(Term(1), granted=False))
+    single.receive("3", pre_vote_answer(1, granted=False))
     assert (single.core.role, single.core.term) == (Role.FOLLOWER, 1)
 
 
 def test_a_refused_pre_vote_of_a_later_term_is_followed() -> None:
     single = Single()
     single.time_out()
-    single.receive("2", PreVoteResponse(Term(7), granted=False))
+    single.receive("2", pre_vote_answer(7, granted=False))
     assert (single.core.role, single.core.term) == (Role.FOLLOWER, 7)
 
 
@@ -84,7 +95,7 @@ def test_a_refusal_of_an_earlier_term_counts_as_refusal() -> None:
     single = Single(term=5)
     single.time_out()
     for voter in "23":
-        single.receive(voter, PreVoteResponse(Term(3), granted=False))
+        single.receive(voter, pre_vote_answer(3, granted=False))
     assert (single.core.role, single.core.term) == (Role.FOLLOWER, 5)
 
 
@@ -92,30 +103,62 @@ def test_granting_a_pre_vote_changes_nothing() -> None:
     single = Single(term=3)
     deadline_ms = single.core.next_deadline_ms()
     effects = single.ask_pre_vote("2", 4, (1, 1))
-    assert sent(effects) == [PreVoteResponse(Term(4), granted=True)]
+    assert sent(effects) == [pre_vote_answer(4, granted=True)]
     assert of(effects, Persist) == []
     assert single.core.term == 3
     assert single.core.next_deadline_ms() == deadline_ms
-    assert sent(single.ask_pre_vote("3", 4, (1, 1))) == [PreVoteResponse(Term(4), granted=True)]
+    assert sent(single.ask_pre_vote("3", 4, (1, 1))) == [pre_vote_answer(4, granted=True)]
 
 
 @pytest.mark.parametrize("term", [2, 3])
 def test_a_pre_vote_for_a_term_that_is_no_news_is_refused(term: int) -> None:
     single = Single(term=3)
     effects = single.ask_pre_vote("2", term, (9, 3))
-    assert sent(effects) == [PreVoteResponse(Term(3), granted=False)]
+    assert sent(effects) == [pre_vote_answer(3, granted=False)]
 
 
 def test_a_pre_vote_for_an_older_log_is_refused() -> None:
     single = Single(term=3, entries=log_of(2, 3))
     effects = single.ask_pre_vote("2", 4, (9, 2))
-    assert sent(effects) == [PreVoteResponse(Term(3), granted=False)]
+    assert sent(effects) == [pre_vote_answer(3, granted=False)]
+
+
+def test_an_answer_tells_what_is_committed() -> None:
+    single = Single(term=2, entries=log_of(2, 2))
+    single.receive("2", append(2, (3, 2), commit=3))
+    (answer,) = sent(single.ask_pre_vote("3", 3, (9, 2)))
+    assert (answer.commit, answer.commit_term) == (3, 2)
+
+
+def test_a_candidate_learns_what_is_committed_if_it_holds_it() -> None:
+    single = Single(entries=log_of(1, 1, 1))
+    single.time_out()
+    unknown = pre_vote_answer(1, granted=False, commit=(3, 2))
+    assert of(single.receive("2", unknown), Apply) == []
+    known = pre_vote_answer(1, granted=False, commit=(3, 1))
+    effects = single.receive("3", known)
+    assert [each.entries for each in of(effects, Apply)] == [log_of(1, 1)]
+
+
+def test_a_candidate_that_learns_of_its_removal_stops() -> None:
+    single = Single(entries=(config_entry(2, 1, ConfigOperation.REMOVE, "1"),))
+    single.time_out()
+    single.receive("2", pre_vote_answer(2, granted=True, commit=(2, 1)))
+    assert (single.core.role, single.core.term) == (Role.FOLLOWER, 1)
+    assert single.tick(after_ms=100_000) == []
+
+
+def test_a_candidate_that_learns_it_is_alone_stands_at_once() -> None:
+    single = Single("12", entries=(config_entry(2, 1, ConfigOperation.REMOVE, "2"),))
+    single.time_out()
+    single.receive("2", pre_vote_answer(1, granted=False, commit=(2, 1)))
+    assert (single.core.role, single.core.term) == (Role.CANDIDATE, 2)
 
 
 def test_a_late_grant_for_an_earlier_term_does_not_count() -> None:
     single = Single(term=3)
     single.time_out()
-    single.receive("2", PreVoteResponse(Term(3), granted=True))
+    single.receive("2", pre_vote_answer(3, granted=True))
     assert single.core.role is Role.PRE_CANDIDATE
 
 
@@ -397,7 +440,7 @@ def test_who_hears_a_leader_refuses_pre_votes_and_ignores_votes() -> None:
     single = Single(term=2)
     single.receive("2", append(2, (1, 1)))
     single.tick(after_ms=399)
-    assert sent(single.ask_pre_vote("3", 3, (9, 2))) == [PreVoteResponse(Term(2), granted=False)]
+    assert sent(single.ask_pre_vote("3", 3, (9, 2))) == [pre_vote_answer(2, granted=False)]
     assert single.ask_vote("3", 3, (9, 2)) == []
     assert (single.core.term, single.core.leader) == (2, "2")
 
@@ -406,7 +449,7 @@ def test_who_has_not_heard_the_leader_for_the_shortest_timeout_votes() -> None:
     single = Single(term=2, timeout_ms=800)
     single.receive("2", append(2, (1, 1)))
     single.tick(after_ms=400)
-    assert sent(single.ask_pre_vote("3", 3, (9, 2))) == [PreVoteResponse(Term(3), granted=True)]
+    assert sent(single.ask_pre_vote("3", 3, (9, 2))) == [pre_vote_answer(3, granted=True)]
     effects = single.ask_vote("3", 3, (9, 2))
     assert sent_after_write(effects) == [VoteResponse(Term(3), granted=True)]
 
@@ -422,7 +465,7 @@ def test_a_leader_in_touch_with_a_quorum_refuses_votes() -> None:
     single = Single()
     single.lead_and_commit()
     term = single.core.term
-    refusal = [PreVoteResponse(term, granted=False)]
+    refusal = [pre_vote_answer(term, granted=False, commit=(2, 2))]
     assert sent(single.ask_pre_vote("3", term + 1, (9, 9))) == refusal
     assert single.ask_vote("3", term + 1, (9, 9)) == []
     assert single.core.role is Role.LEADER

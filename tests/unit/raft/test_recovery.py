@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-from distsync_node.raft.membership import encode_change
 from distsync_node.raft.types import (
     Apply,
-    ConfigChange,
     ConfigOperation,
     ConfigurationChanged,
-    Entry,
-    EntryKind,
-    LogIndex,
     Persist,
     Role,
-    Term,
 )
-from unit.raft.cluster import Cluster, configuration, member, snapshot
-from unit.raft.single import Single, command, log_of, of, sent
+from unit.raft.cluster import Cluster, configuration, snapshot
+from unit.raft.single import Single, command, config_entry, log_of, of, sent
 
-
-def config_entry(index: int, operation: ConfigOperation, target: str) -> Entry:
-    payload = encode_change(ConfigChange(operation, member(target)))
-    return Entry(Term(1), LogIndex(index), EntryKind.CONFIG, index, payload)
-
-
-ADD_4 = config_entry(2, ConfigOperation.ADD_LEARNER, "4")
-PROMOTE_4 = config_entry(3, ConfigOperation.PROMOTE, "4")
-ADD_5 = config_entry(4, ConfigOperation.ADD_LEARNER, "5")
+ADD_4 = config_entry(2, 1, ConfigOperation.ADD_LEARNER, "4")
+PROMOTE_4 = config_entry(3, 1, ConfigOperation.PROMOTE, "4")
+ADD_5 = config_entry(4, 1, ConfigOperation.ADD_LEARNER, "5")
 
 
 def test_only_the_snapshot_counts_as_committed() -> None:
