@@ -1,0 +1,202 @@
+"""Who makes trouble: one fault after the other, each of which ends by itself."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sim.host import Host
+from sim.kernel import US_PER_MS
+
+if TYPE_CHECKING:
+    from sim.world import World
+
+
+class Nemesis:
+    """Chooses a fault by the weights of the profile, at irregular times."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._kernel = world.kernel
+        self._rng = world.kernel.rng("nemesis")
+        self._names = sorted(world.profile.faults)
+        self._weights = [world.profile.faults[name] for name in self._names]
+        self._over = False
+
+    def start(self) -> None:
+        """Begin."""
+        self._kernel.after(self._gap_us(), self._act)
+
+    def stop(self) -> None:
+        """Begin nothing any more."""
+        self._over = True
+
+    def _gap_us(self) -> int:
+        return self._rng.randint(*self._world.profile.fault_gap_ms) * US_PER_MS
+
+    def _act(self) -> None:
+        if self._over:
+            return
+        (name,) = self._rng.choices(self._names, self._weights)
+        self._kernel.trace("fault", name)
+        getattr(self, f"_{name}")()
+        self._kernel.after(self._gap_us(), self._act)
+
+    def _for_a_while(self, low_ms: int, high_ms: int) -> int:
+        return self._rng.randint(low_ms, high_ms) * US_PER_MS
+
+    def _any_host(self) -> Host:
+        """Choose a host, the leader more often than another."""
+        leader = self._world.leader()
+        if leader is not None and self._rng.random() < 0.35:
+            return leader
+        return self._rng.choice(list(self._world.hosts.values()))
+
+    # --- Network ------------------------------------------------------------------------------
+
+    def _cut(self, links: list[tuple[str, str]], for_us: int) -> None:
+        network = self._world.network
+        heals = self._world.heals
+        for source, target in links:
+            network.cut(source, target)
+
+        def mend() -> None:
+            if self._world.heals == heals:
+                for source, target in links:
+                    network.mend(source, target)
+
+        self._kernel.after(for_us, mend)
+
+    def _partition(self) -> None:
+        names = list(self._world.hosts)
+        self._rng.shuffle(names)
+        split = self._rng.randint(1, max(1, len(names) // 2))
+        inside, outside = names[:split], names[split:]
+        for client in self._world.clients:
+            (inside if self._rng.random() < 0.3 else outside).append(client.name)
+        links = [(a, b) for a in inside for b in outside]
+        self._kernel.faults["partition"] += 1
+        self._cut(links + [(b, a) for a, b in links], self._for_a_while(200, 2_000))
+
+    def _isolate_leader(self) -> None:
+        leader = self._world.leader()
+        if leader is None:
+            return
+        self._kernel.faults["leader_isolated"] += 1
+        others = [name for name in self._world.hosts if name != leader.name]
+        links = [(leader.name, name) for name in others]
+        self._cut(links + [(b, a) for a, b in links], self._for_a_while(300, 2_500))
+
+    def _one_way_cut(self) -> None:
+        source = self._any_host().name
+        targets = [name for name in self._world.hosts if name != source]
+        chosen = self._rng.sample(targets, self._rng.randint(1, len(targets))) if targets else []
+        self._kernel.faults["one_way_cut"] += 1
+        links = [(source, name) for name in chosen]
+        if self._rng.random() < 0.5:
+            links = [(b, a) for a, b in links]
+        self._cut(links, self._for_a_while(200, 2_000))
+
+    def _cut_client(self) -> None:
+        client = self._rng.choice(self._world.clients)
+        host = self._any_host()
+        self._kernel.faults["client_cut"] += 1
+        links = [(client.name, host.name), (host.name, client.name)]
+        self._cut(links, self._for_a_while(200, 2_000))
+
+    def _lossy(self) -> None:
+        network, heals = self._world.network, self._world.heals
+        network.loss = self._rng.choice((0.02, 0.1, 0.3))
+        network.duplication = self._rng.choice((0.0, 0.05, 0.2))
+        network.reordering = self._rng.choice((0.0, 0.05, 0.3))
+
+        def mend() -> None:
+            if self._world.heals == heals:
+                network.loss, network.duplication, network.reordering = self._world.background
+
+        self._kernel.after(self._for_a_while(500, 3_000), mend)
+
+    def _slow_network(self) -> None:
+        network, heals = self._world.network, self._world.heals
+        network.delay_us = self._rng.choice(((5_000, 40_000), (20_000, 250_000)))
+        self._kernel.faults["slow_network"] += 1
+
+        def mend() -> None:
+            if self._world.heals == heals:
+                network.delay_us = (100, 1_500)
+
+        self._kernel.after(self._for_a_while(300, 2_000), mend)
+
+    # --- Processes ----------------------------------------------------------------------------
+
+    def _crash(self) -> None:
+        self._crash_host(self._any_host())
+
+    def _crash_host(self, host: Host) -> None:
+        if host.alive:
+            self._kernel.faults["crash"] += 1
+            self._world.crash(host)
+            self._kernel.after(self._for_a_while(20, 1_800), self._world.restart, host)
+
+    def _crash_writing(self) -> None:
+        """Crash a host at the next moment at which its disk is in the middle of a write."""
+        self._watch_disk(self._any_host(), 200)
+
+    def _watch_disk(self, host: Host, tries: int) -> None:
+        if host.alive and host.disk.busy:
+            self._kernel.faults["crash_writing"] += 1
+            self._crash_host(host)
+        elif tries:
+            self._kernel.after(self._rng.randint(50, 1_500), self._watch_disk, host, tries - 1)
+
+    def _crash_all(self) -> None:
+        self._kernel.faults["crash_all"] += 1
+        for host in list(self._world.hosts.values()):
+            self._crash_host(host)
+
+    def _pause(self) -> None:
+        host = self._any_host()
+        if not host.alive or host.paused:
+            return
+        self._kernel.faults["pause"] += 1
+        host.pause()
+        self._kernel.after(
+            self._for_a_while(*self._world.profile.pause_ms), self._resume, host, host.incarnation
+        )
+
+    def _resume(self, host: Host, incarnation: int) -> None:
+        if host.incarnation == incarnation:
+            host.resume()
+
+    # --- Disks --------------------------------------------------------------------------------
+
+    def _slow_disk(self) -> None:
+        host, disk = self._any_host(), None
+        disk = host.disk
+        disk.sync_us = self._rng.choice(((10_000, 60_000), (50_000, 400_000)))
+        self._kernel.faults["slow_disk"] += 1
+        self._kernel.after(self._for_a_while(500, 3_000), setattr, disk, "sync_us", (100, 900))
+
+    def _full_disk(self) -> None:
+        disk = self._any_host().disk
+        disk.full = True
+        self._kernel.faults["full_disk"] += 1
+        self._kernel.after(self._for_a_while(300, 2_500), setattr, disk, "full", False)
+
+    def _wipe(self) -> None:
+        host = self._any_host()
+        if self._world.may_lose_disk(host):
+            self._kernel.faults["wipe"] += 1
+            self._world.wipe(host)
+            self._kernel.after(self._for_a_while(20, 1_800), self._world.restart, host)
+
+    # --- Membership ---------------------------------------------------------------------------
+
+    def _membership(self) -> None:
+        operator = self._world.operator
+        if operator.idle:
+            operator.start(operator.act())
+
+    def _transfer(self) -> None:
+        operator = self._world.operator
+        if operator.idle:
+            operator.start(operator.transfer())
