@@ -112,6 +112,8 @@ class RaftCore:
     def next_deadline_ms(self) -> int:
         """Return when the next Tick is wanted; a Tick before that does nothing."""
         state = self._state
+        if state.applied_index < state.commit_index:
+            return state.now_ms  # after a restart: what is applied may make this member a voter
         if state.leadership is not None:
             deadline_ms = state.leadership.next_deadline_ms()
             return state.now_ms + IDLE_TICK_MS if deadline_ms is None else deadline_ms

@@ -42,6 +42,8 @@ def test_a_later_membership_change_proves_the_earlier_ones() -> None:
 
 def test_a_proven_change_is_applied_before_a_campaign() -> None:
     single = Single(entries=(ADD_4, PROMOTE_4, ADD_5))
+    assert single.core.next_deadline_ms() == single.now_ms
+    single.tick()
     effects = single.time_out()
     assert single.core.role is Role.PRE_CANDIDATE
     assert [bool(sent(effects, voter)) for voter in "234"] == [True, True, True]
@@ -71,6 +73,22 @@ def test_a_restarted_group_does_without_a_voter_that_was_lost_after_a_promotion(
     cluster.elect("2")
     cluster.propose_config("2", ConfigOperation.PROMOTE, "3")
     cluster.settle()
+    for name in "123":
+        cluster.crash(name)
+    cluster.in_flight.clear()
+    for name in "23":
+        cluster.restart(name)
+    cluster.wait(3_000)
+    assert Role.LEADER in (cluster["2"].role, cluster["3"].role)
+
+
+def test_a_restarted_group_of_members_that_all_came_after_the_snapshot_elects_a_leader() -> None:
+    cluster = Cluster("1", "23")
+    cluster.elect("1")
+    for name in "23":
+        cluster.propose_config("1", ConfigOperation.PROMOTE, name)
+        cluster.settle()
+    cluster.wait(200)
     for name in "123":
         cluster.crash(name)
     cluster.in_flight.clear()
