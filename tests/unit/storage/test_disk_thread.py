@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from distsync_node.errors import DiskFull, StorageFailed
 from distsync_node.raft.types import Persist
 from distsync_node.storage import DiskThread, Storage
-from unit.storage.samples import GENESIS, GENESIS_HARD_STATE, append, entries
+from unit.storage.samples import GENESIS, GENESIS_HARD_STATE, append, entries, snapshot
 
 
 class GatedStorage(Storage):
@@ -35,7 +36,7 @@ class GatedStorage(Storage):
 class Rig:
     """A disk thread, and a record of what it reported."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, **options: float) -> None:
         storage = GatedStorage.open(path)
         assert isinstance(storage, GatedStorage)
         self.storage = storage
@@ -57,6 +58,7 @@ class Rig:
             on_disk_full=self._note(self.full),
             on_fatal=self._note(self.fatal),
             retry_after_seconds=0.01,
+            **options,
         )
         self.thread.start()
 
@@ -79,13 +81,34 @@ class Rig:
         await asyncio.to_thread(self.storage.arrived.wait, 20)
 
 
-@pytest.fixture
-async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
-    rig = Rig(tmp_path)
+@asynccontextmanager
+async def running(path: Path, *, quick_seconds: float) -> AsyncIterator[Rig]:
+    rig = Rig(path, quick_seconds=quick_seconds)
     yield rig
     rig.storage.gate.set()
     await rig.thread.close()
     rig.storage.close()
+
+
+@pytest.fixture
+async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
+    """Every disk counts as slow: the thread writes."""
+    async with running(tmp_path, quick_seconds=0) as rig:
+        yield rig
+
+
+@pytest.fixture
+async def quick(tmp_path: Path) -> AsyncIterator[Rig]:
+    """Every disk counts as quick once the thread has measured it, which was on entry 2."""
+    async with running(tmp_path, quick_seconds=30) as rig:
+        rig.thread.submit(append(2, 2))
+        rig.thread.write_pending()
+        assert rig.persisted == []
+        await rig.until(lambda: rig.persisted == [2])
+        rig.persisted.clear()
+        rig.storage.batches.clear()
+        rig.storage.arrived.clear()
+        yield rig
 
 
 def on_disk(path: Path) -> Sequence[object]:
@@ -202,3 +225,88 @@ async def test_sequence_numbers_are_reported_in_order_under_load(rig: Rig) -> No
     await rig.until(lambda: rig.persisted and rig.persisted[-1] == 2001)
     assert rig.persisted == sorted(set(rig.persisted))
     assert sum(map(len, rig.storage.batches)) == 2000
+
+
+# --- Writing on the event loop while the disk is quick ------------------------------------------
+
+
+async def test_on_a_quick_disk_an_effect_is_on_disk_when_write_pending_returns(
+    quick: Rig, tmp_path: Path
+) -> None:
+    quick.thread.submit(append(3, 3))
+    quick.thread.submit(append(4, 5))
+    assert quick.storage.batches == []
+    quick.thread.write_pending()
+    assert quick.persisted == [5]
+    assert quick.storage.batches == [[3, 5]]
+    quick.storage.close()
+    assert on_disk(tmp_path) == entries(2, 5)
+
+
+async def test_nothing_overtakes_what_the_thread_has(quick: Rig) -> None:
+    quick.thread.submit(append(3, 3))
+    quick.storage.gate.clear()
+    quick.thread.submit(Persist(seq=4, snapshot=snapshot(2)))  # both go to the thread
+    await quick.blocked()
+    quick.thread.submit(append(4, 5))
+    quick.thread.write_pending()
+    assert quick.storage.batches == []
+    quick.storage.gate.set()
+    await quick.until(lambda: quick.persisted and quick.persisted[-1] == 5)
+    assert [seq for batch in quick.storage.batches for seq in batch] == [3, 4, 5]
+
+
+async def test_a_disk_found_full_on_the_event_loop_is_tried_again_on_the_thread(
+    quick: Rig,
+) -> None:
+    quick.storage.failure = DiskFull("full")
+    quick.thread.submit(append(3, 3))
+    quick.thread.write_pending()
+    quick.thread.submit(append(4, 4))
+    quick.thread.write_pending()
+    await quick.until(lambda: quick.full == [True])
+    quick.storage.failure = None
+    await quick.until(lambda: quick.persisted and quick.persisted[-1] == 4)
+    assert quick.full == [True, False]
+    assert [seq for batch in quick.storage.batches for seq in batch] == [3, 4]
+
+
+async def test_after_a_failure_on_the_event_loop_nothing_more_is_written(quick: Rig) -> None:
+    error = ValueError("a bug")
+    quick.storage.failure = error
+    quick.thread.submit(append(3, 3))
+    quick.thread.write_pending()
+    quick.storage.failure = None
+    quick.thread.submit(append(3, 4))
+    quick.thread.write_pending()
+    await quick.thread.close()
+    assert quick.fatal == [error]
+    assert quick.storage.batches == []
+
+
+async def test_close_writes_what_waits_for_the_event_loop(quick: Rig) -> None:
+    quick.thread.submit(append(3, 3))
+    await quick.thread.close()
+    assert quick.persisted == [3]
+
+
+async def test_a_slow_disk_is_left_to_the_thread(rig: Rig) -> None:
+    rig.storage.gate.clear()
+    rig.thread.submit(append(2, 2))
+    rig.thread.write_pending()  # would wait at the gate for ever
+    await rig.blocked()
+    rig.storage.gate.set()
+    await rig.until(lambda: rig.persisted == [2])
+
+
+async def test_a_disk_that_stalled_once_is_left_to_the_thread_for_a_while(
+    quick: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("distsync_node.storage.disk_thread._STALL_FACTOR", 0)
+    quick.thread.submit(append(3, 3))
+    quick.thread.write_pending()
+    assert quick.persisted == [3]
+    quick.thread.submit(append(4, 4))
+    quick.thread.write_pending()
+    assert quick.persisted == [3]
+    await quick.until(lambda: quick.persisted == [3, 4])
