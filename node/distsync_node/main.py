@@ -150,6 +150,7 @@ class _Program:
                 await self._stop.wait()
                 await self._drain(node)
             finally:
+                node.end_requests()
                 formation.cancel()
                 await asyncio.gather(formation, return_exceptions=True)
                 await runtime.close()

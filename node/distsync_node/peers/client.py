@@ -58,7 +58,7 @@ class PeerClient:
         Raises:
             PeerUnreachable: no connection, no answer in time, or another status.
         """
-        if self._session is None:
+        if self._session is None or self._session.closed:
             raise PeerUnreachable("the peer client is closed", sent=False)
         timeout = aiohttp.ClientTimeout(total=timeout_seconds, sock_connect=CONNECT_SECONDS)
         try:
@@ -67,9 +67,16 @@ class PeerClient:
                     on_attempt(int(response.headers[ATTEMPT_HEADER]))
                 content = await response.read()
                 if response.status != 200:
-                    raise PeerUnreachable(f"{url} answered {response.status}", sent=False)
+                    # It refused (4xx), or failed at an unknown point (5xx).
+                    failed = response.status >= 500
+                    raise PeerUnreachable(f"{url} answered {response.status}", sent=failed)
                 return content
-        except aiohttp.ClientConnectorError as error:
-            raise PeerUnreachable(str(error), sent=False) from error
+        except (
+            aiohttp.ClientConnectorError,
+            aiohttp.ConnectionTimeoutError,
+            aiohttp.InvalidURL,
+            UnicodeError,  # of a name that cannot be resolved
+        ) as error:
+            raise PeerUnreachable(f"{url}: {error}", sent=False) from error
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise PeerUnreachable(f"{url}: {error!r}", sent=True) from error

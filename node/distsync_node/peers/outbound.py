@@ -44,10 +44,13 @@ async def connect(target: Target, on_done: OnDone) -> Connection:
         OSError: no connection in time (TimeoutError is one).
     """
     loop = asyncio.get_running_loop()
-    async with asyncio.timeout(CONNECT_SECONDS):
-        _, connection = await loop.create_connection(
-            lambda: Connection(target, on_done), target.host, target.port
-        )
+    try:
+        async with asyncio.timeout(CONNECT_SECONDS):
+            _, connection = await loop.create_connection(
+                lambda: Connection(target, on_done), target.host, target.port
+            )
+    except UnicodeError as error:
+        raise OSError(f"{target.host!r} is no name of a host") from error
     return connection
 
 

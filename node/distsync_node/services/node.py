@@ -106,6 +106,7 @@ class NodeService:
         self._client = client
         self._runtime: Runtime | None = None
         self._background: set[asyncio.Task[None]] = set()
+        self._ends_requests = False
         self.draining = False
 
     def attach(self, runtime: Runtime) -> None:
@@ -118,6 +119,15 @@ class NodeService:
         if self._runtime is None:
             raise Uninitialised("this node is still reading its data directory")
         return self._runtime
+
+    def end_requests(self) -> None:
+        """Answer every request now, as it stands, and refuse new ones: this node is about to stop.
+
+        A client asks another node then, under the same request id where the outcome is unknown.
+        """
+        self._ends_requests = True
+        if self._runtime is not None:
+            self._runtime.end_calls()
 
     async def close(self) -> None:
         """End what still runs in the background."""
@@ -190,6 +200,10 @@ class NodeService:
         self, runtime: Runtime, reason: RejectReason, attempts: _Attempts, deadline_ms: int
     ) -> None:
         """Wait for a better moment, or say why there is none."""
+        if self._ends_requests and attempts.may_be_proposed:
+            raise OutcomeUnknown("this node stops; ask another one with the same request_id")
+        if self._ends_requests:
+            raise ShuttingDown("this node stops; nothing was proposed")
         now_ms = boottime_ms()
         out_of_time = now_ms >= deadline_ms
         if reason is RejectReason.DISK_FULL and not attempts.may_be_proposed:
@@ -219,7 +233,8 @@ class NodeService:
             with contextlib.suppress(DistSyncError):
                 await self.submit(Cancel(key=key, attempt=attempt), timeout_ms=ADMIN_TIMEOUT_MS)
 
-        self._spawn(cancel())
+        if not self._ends_requests:
+            self._spawn(cancel())
 
     def _spawn(self, work: Coroutine[object, object, None]) -> None:
         task = asyncio.ensure_future(work)
@@ -235,7 +250,10 @@ class NodeService:
         deadline_ms: int,
         attempts: _Attempts,
     ) -> CallReply | None:
-        """POST a call to the leader; give up when the leader changes. None: no answer."""
+        """POST a call to the leader; give up when the leader changes. None: no answer.
+
+        That the one asked is no member, or stops, says nothing of this node: it is not the leader.
+        """
         member = runtime.replica.configuration.member(leader)
         if member is None or not member.peer_url:
             return None
@@ -249,16 +267,16 @@ class NodeService:
             )
         )
         try:
-            while not request.done() and runtime.replica.leader in (leader, None):
-                watcher = asyncio.ensure_future(runtime.leader_change(10.0))
-                try:
-                    await asyncio.wait((request, watcher), return_when=asyncio.FIRST_COMPLETED)
-                finally:
-                    watcher.cancel()
-            if not request.done():
-                attempts.may_be_proposed = True
-                return None
-            return decode_reply.decode(request.result())
+            await self._answer_or_other_leader(runtime, leader, request)
+        finally:
+            # Where the request is given up its connection ends, and with it the wait over there.
+            request.cancel()
+            await asyncio.wait((request,))
+        if request.cancelled():
+            attempts.may_be_proposed = True
+            return None
+        try:
+            reply = decode_reply.decode(request.result())
         except PeerUnreachable as error:
             attempts.may_be_proposed |= error.sent
             return None
@@ -266,10 +284,23 @@ class NodeService:
             logger.warning("the leader %s answered in another format", leader)
             attempts.may_be_proposed = True
             return None
-        finally:
-            request.cancel()
-            with contextlib.suppress(asyncio.CancelledError, PeerUnreachable):
-                await request
+        if isinstance(reply, RejectedReply) and reply.reason in _NOT_SERVING:
+            return RejectedReply(RejectReason.NOT_LEADER, None)
+        return reply
+
+    async def _answer_or_other_leader(
+        self, runtime: Runtime, leader: MemberId, request: asyncio.Future[bytes]
+    ) -> None:
+        while (
+            not request.done()
+            and runtime.replica.leader in (leader, None)
+            and not self._ends_requests
+        ):
+            watcher = runtime.leader_watcher()
+            try:
+                await asyncio.wait((request, watcher), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                watcher.cancel()
 
     # --- Calls from other nodes -----------------------------------------------------------------
 
@@ -364,17 +395,23 @@ class NodeService:
                     if isinstance(reply, ReadIndexReply):
                         await self._await_applied(runtime, reply.index)
                         return
+                    self._check_goes_on()
                     if isinstance(reply, RejectedReply) and reply.reason in _FINAL_REASONS:
                         raise _error(reply.reason)
                     await runtime.leader_change(LEADER_POLL_SECONDS)
         except TimeoutError:
             raise NoLeader("no leader confirmed the read in time") from None
 
+    def _check_goes_on(self) -> None:
+        if self._ends_requests:
+            raise ShuttingDown("this node stops; ask another one")
+
     async def _await_applied(self, runtime: Runtime, index: LogIndex) -> None:
         final = await runtime.ask(
             lambda ref: AwaitApplied(now_ms=boottime_ms(), ref=ref, index=index)
         )
         if isinstance(final, Rejected):
+            self._check_goes_on()
             raise _error(final.reason)
 
     async def _call_leader(self, call: Call, deadline_ms: int) -> CallReply | None:
@@ -534,6 +571,8 @@ class NodeService:
                 break
             if isinstance(reply, ConfigurationReply):
                 return reply.configuration
+            if self._ends_requests:
+                break
             if isinstance(reply, RejectedReply) and reply.reason in _FINAL_REASONS:
                 raise _error(reply.reason)
             await self.runtime.leader_change(LEADER_POLL_SECONDS)
@@ -551,7 +590,7 @@ class NodeService:
             raise NoLeader("no leader to hand over")
         if isinstance(reply, RejectedReply):
             raise _error(reply.reason)
-        while boottime_ms() < deadline_ms:
+        while boottime_ms() < deadline_ms and not self._ends_requests:
             leader = runtime.replica.leader
             if leader is not None and leader != before and target in (None, leader):
                 return leader
@@ -566,6 +605,16 @@ class NodeService:
 def _by_id(member_id: MemberId) -> Member:
     return Member(id=member_id, name="", peer_url="")
 
+
+# What a node says of itself when it takes no part, or is not the member that was meant.
+_NOT_SERVING = frozenset(
+    {
+        RejectReason.UNINITIALISED,
+        RejectReason.REMOVED,
+        RejectReason.STOPPED,
+        RejectReason.NOT_LISTED,
+    }
+)
 
 _FINAL_REASONS = frozenset(RejectReason) - {
     RejectReason.NOT_LEADER,

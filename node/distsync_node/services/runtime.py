@@ -8,6 +8,7 @@ has a thread of its own.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import random
 import time
@@ -107,6 +108,7 @@ class Runtime:
         on_stop: Callable[[str], None],
     ) -> None:
         self._loop = asyncio.get_running_loop()
+        self._own_context = contextvars.copy_context()
         self._storage = storage
         self._make_target = make_target
         self._on_stop = on_stop
@@ -169,14 +171,13 @@ class Runtime:
         """Step the replica and execute what it wants."""
         if self._closed:
             return
+        touched: set[Link] = set()
         try:
-            effects = self.replica.step(event)
+            for effect in self.replica.step(event):
+                self._execute(effect, touched)
         except Exception as error:  # a broken promise of the code: stop rather than go on
             self._fatal(error)
             return
-        touched: set[Link] = set()
-        for effect in effects:
-            self._execute(effect, touched)
         for link in touched:
             link.kick()
         self._arm_soon()
@@ -219,6 +220,11 @@ class Runtime:
     ) -> tuple[int, asyncio.Future[Final]]:
         self._next_ref += 1
         future: asyncio.Future[Final] = self._loop.create_future()
+        if self._closed:
+            future.set_result(
+                Rejected(ref=self._next_ref, reason=RejectReason.STOPPED, leader=None)
+            )
+            return self._next_ref, future
         self._calls[self._next_ref] = _Call(future, on_parked, deadline_ms)
         if self._sweeper is None:
             self._sweeper = self._loop.call_later(SWEEP_SECONDS, self._sweep)
@@ -231,22 +237,33 @@ class Runtime:
             self._forget(ref)
             raise
 
+    def end_calls(self) -> None:
+        """End every call, as one whose outcome is unknown, and wake who waits for a leader."""
+        for ref in list(self._calls):
+            self._give_up(ref)
+        self._wake_leader_watchers()
+
     def _sweep(self) -> None:
         """End calls whose deadline has passed: a stuck leader must not hold them. One timer looks
         after all of them, since nearly every call is answered long before."""
         now_ms = boottime_ms()
         late = [ref for ref, call in self._calls.items() if call.deadline_ms <= now_ms]
         for ref in late:
-            call = self._calls[ref]
-            self._forget(ref)
-            if not call.future.done():
-                leader = self.replica.leader
-                call.future.set_result(
-                    Rejected(ref=ref, reason=RejectReason.LEADERSHIP_LOST, leader=leader)
-                )
+            self._give_up(ref)
         self._sweeper = None
         if self._calls:
             self._sweeper = self._loop.call_later(SWEEP_SECONDS, self._sweep)
+
+    def _give_up(self, ref: int) -> None:
+        call = self._calls.get(ref)
+        if call is None:
+            return
+        self._forget(ref)
+        if not call.future.done():
+            leader = self.replica.leader
+            call.future.set_result(
+                Rejected(ref=ref, reason=RejectReason.LEADERSHIP_LOST, leader=leader)
+            )
 
     def _forget(self, ref: int) -> None:
         if self._calls.pop(ref, None) is not None:
@@ -302,7 +319,8 @@ class Runtime:
             case RoleChanged():
                 self._role_changed(effect)
             case RingChanged():
-                logger.info(
+                self._log(
+                    logging.INFO,
                     "ring of epoch %d: %s",
                     effect.ring.epoch,
                     ", ".join(server.name for server in effect.ring.servers) or "empty",
@@ -312,7 +330,10 @@ class Runtime:
             case Initialise():
                 self._spawn(self._initialise(effect))
             case MarkRemoved():
-                logger.warning("this member was removed from its cluster; it idles until archived")
+                self._log(
+                    logging.WARNING,
+                    "this member was removed from its cluster; it idles until archived",
+                )
                 self._spawn(self._mark_removed())
             case Stop():
                 self.stop(effect.reason)
@@ -367,7 +388,7 @@ class Runtime:
 
     def stop(self, reason: str) -> None:
         """Take no further part and have the program end."""
-        logger.critical("stopping: %s", reason)
+        self._log(logging.CRITICAL, "stopping: %s", reason)
         self._closed = True
         self._on_stop(reason)
 
@@ -375,24 +396,37 @@ class Runtime:
         logger.critical("a failure that cannot be mended while running", exc_info=error)
         self.stop(str(error))
 
+    def _log(self, level: int, message: str, *arguments: object) -> None:
+        """Log what belongs to no request, though one may have been the occasion."""
+        self._own_context.run(logger.log, level, message, *arguments)
+
     def _role_changed(self, effect: RoleChanged) -> None:
         if effect.leader != self._leader:
             self._leader = effect.leader
             self.leader_changes += 1
-            logger.info("leader of term %d: %s", effect.term, effect.leader)
+            self._log(logging.INFO, "leader of term %d: %s", effect.term, effect.leader)
+        self._wake_leader_watchers()
+
+    def _wake_leader_watchers(self) -> None:
         for watcher in self._leader_watchers:
             if not watcher.done():
                 watcher.set_result(None)
         self._leader_watchers.clear()
 
-    async def leader_change(self, timeout_seconds: float) -> None:
-        """Wait until role or leader change, or that long."""
+    def leader_watcher(self) -> asyncio.Future[None]:
+        """Return what is done once role or leader change; cancel it when it is not needed."""
         watcher: asyncio.Future[None] = self._loop.create_future()
         self._leader_watchers.add(watcher)
+        watcher.add_done_callback(self._leader_watchers.discard)
+        return watcher
+
+    async def leader_change(self, timeout_seconds: float) -> None:
+        """Wait until role or leader change, or that long."""
+        watcher = self.leader_watcher()
         try:
             await asyncio.wait((watcher,), timeout=timeout_seconds)
         finally:
-            self._leader_watchers.discard(watcher)
+            watcher.cancel()
 
     def _relink(self, configuration: Configuration) -> None:
         for member in configuration.members:
