@@ -2,11 +2,15 @@
 
 A script's header is its contract, and the loader takes it at its word:
 
-    -- KEYS: meta ready        the keys it touches, by the names of `model.KEY_NAMES`; they are
-                               declared to Redis in this order and are locals of these names
-    -- lib: clock state        files of scripts/lib put in front of it, in this order
+    -- KEYS: meta ready          the keys it touches, by the names of `model.KEY_NAMES`; they are
+                                 declared to Redis in this order, and `k.meta`, `k.ready` in the script
+    -- lib: clock state (groups) files of scripts/lib put in front of it, in this order. One in
+                                 parentheses is made on first use, by calling its name: its functions
+                                 are those of the table `groups()`
 
-No script names a key in any other way, so each key it touches is declared.
+No script names a key in any other way, so each key it touches is declared. Functions are made anew
+each time Redis runs a script, which for those of all files costs as much as a push: hence the second
+form, and hence `k`, one value to close over where there would be fifteen.
 """
 
 from __future__ import annotations
@@ -67,11 +71,26 @@ def assemble(name: str, read: SourceReader = read_source) -> Script:
     libraries = " ".join(_LIB_LINE.findall(text)).split()
     if not key_names or not libraries:
         raise InvariantViolation(f"{name}.lua does not say its KEYS and lib")
-    locals_line = f"local {', '.join(key_names)} = unpack(KEYS)\nlocal call = redis.call\n"
-    parts = [locals_line, *(read(f"lib/{library}.lua") for library in libraries), text]
+    fields = ", ".join(f"{key} = KEYS[{i}]" for i, key in enumerate(key_names, 1))
+    prelude = f"local k = {{{fields}}}\nlocal call = redis.call\n"
+    parts = [prelude, *(_library(library, read) for library in libraries), text]
     source = "\n".join(parts).encode()
     sha = hashlib.sha1(source, usedforsecurity=False).hexdigest()
     return Script(name=name, key_names=key_names, source=source, sha=sha)
+
+
+def _library(name: str, read: SourceReader) -> str:
+    lazy = name.removeprefix("(").removesuffix(")")
+    if lazy == name:
+        return read(f"lib/{name}.lua")
+    return (
+        f"local {lazy}_made\n"
+        f"local function {lazy}()\n"
+        f"if {lazy}_made then return {lazy}_made end\n"
+        f"local M = {{}}\n{lazy}_made = M\n"
+        f"{read(f'lib/{lazy}.lua')}"
+        f"return M\nend\n"
+    )
 
 
 def load_scripts(read: SourceReader = read_source) -> Mapping[str, Script]:

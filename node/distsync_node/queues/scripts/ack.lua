@@ -1,7 +1,7 @@
 -- ack: the messages are done and leave the queue
 --
 -- KEYS: meta states bodies turns grouped groups delayed in_flight requests_0 requests_1
--- lib: clock state requests groups receipts
+-- lib: clock config state requests (groups) receipts
 --
 -- ARGV[1]  {request_id, digest, ids, tokens}
 --
@@ -11,21 +11,18 @@
 local request_id, digest, ids, tokens = unpack(cmsgpack.unpack(ARGV[1]))
 
 local first_digest, first_answer = recall(request_id)
-if first_digest then
-  if first_digest ~= digest then return refuse_reuse() end
-  return {first_answer}
-end
+if first_digest then return {first_digest == digest and first_answer or REUSED} end
 
 local good_ids, good_states, stale = sort_receipts(ids, tokens)
 local ready_count = 0
 if #good_ids > 0 then
-  call('ZREM', in_flight, unpack(good_ids))
-  call('HDEL', states, unpack(good_ids))
-  call('HDEL', bodies, unpack(good_ids))
+  call('ZREM', k.in_flight, unpack(good_ids))
+  call('HDEL', k.states, unpack(good_ids))
+  call('HDEL', k.bodies, unpack(good_ids))
   for _, s in ipairs(good_states) do
-    if s.group ~= '' and group_settle(s.group) then ready_count = ready_count + 1 end
+    if s.group ~= '' and groups().settle(s.group) then ready_count = ready_count + 1 end
   end
-  call('HINCRBY', meta, 'acked', #good_ids)
+  call('HINCRBY', k.meta, 'acked', #good_ids)
   remember(request_id, digest, cmsgpack.pack({'repeated', stale, 0}))
 end
 return {cmsgpack.pack({'ok', stale, ready_count})}

@@ -1,7 +1,7 @@
 -- list: a page of the messages that wait, are claimed or are dead; reads only
 --
--- KEYS: states bodies ready grouped delayed in_flight dead dead_states dead_bodies
--- lib: clock state describe
+-- KEYS: meta states bodies ready grouped delayed in_flight dead dead_states dead_bodies
+-- lib: clock config state describe
 --
 -- ARGV[1]  {order, score, member, limit, max_bytes}
 --          order: 'ready' (without a group; in the order of claims), 'grouped' (by group),
@@ -41,35 +41,34 @@ local page  -- members and scores in turn
 if order == 'grouped' then
   page = {}
   local from = member == '' and '-' or '(' .. member
-  for _, one in ipairs(call('ZRANGEBYLEX', grouped, from, '+', 'LIMIT', 0, limit)) do
-    table.insert(page, one)
-    table.insert(page, '')
+  for _, one in ipairs(call('ZRANGEBYLEX', k.grouped, from, '+', 'LIMIT', 0, limit)) do
+    page[#page + 1] = one
+    page[#page + 1] = ''
   end
 else
-  local key = ({ready = ready, delayed = delayed, in_flight = in_flight, dead = dead})[order]
-  local rank = rank_after(key)
-  page = call('ZRANGE', key, rank, rank + limit - 1, 'WITHSCORES')
+  local rank = rank_after(k[order])
+  page = call('ZRANGE', k[order], rank, rank + limit - 1, 'WITHSCORES')
 end
 local is_last = #page < 2 * limit
 
-local state_key, body_key = states, bodies
-if order == 'dead' then state_key, body_key = dead_states, dead_bodies end
+local state_key, body_key = k.states, k.bodies
+if order == 'dead' then state_key, body_key = k.dead_states, k.dead_bodies end
 local messages, found, bytes = {}, {}, 0
 for i = 1, #page, 2 do
   local id = page[i]
   if order == 'grouped' then id = string.sub(id, string.find(id, '%z') + 16) end
-  if string.sub(id, 1, 1) ~= ':' then
+  if string.sub(id, 1, 1) ~= ':' then  -- a group in `delayed`: its messages are in `grouped`
     local s = read_state(call('HGET', state_key, id))
     if #found > 0 and bytes + s.size > max_bytes then
       is_last = false
       break
     end
     bytes = bytes + s.size
-    table.insert(found, call('HGET', body_key, id))
+    found[#found + 1] = call('HGET', body_key, id)
     if order == 'dead' then
-      table.insert(messages, describe(id, s, 'dead', tonumber(page[i + 1])))
+      messages[#messages + 1] = describe(id, s, 'dead', tonumber(page[i + 1]))
     else
-      table.insert(messages, describe(id, s, phase_of(s)))
+      messages[#messages + 1] = describe(id, s, phase_of(s))
     end
   end
   member, score = page[i], page[i + 1]

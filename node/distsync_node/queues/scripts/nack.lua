@@ -2,10 +2,10 @@
 --
 -- KEYS: meta states bodies ready turns grouped groups delayed in_flight expiries
 -- KEYS: dead dead_states dead_bodies requests_0 requests_1
--- lib: clock state config requests groups ending receipts
+-- lib: clock config state requests (groups) (ending) receipts
 --
--- ARGV[1]  {request_id, digest, ids, tokens, delay_ms, bury}
---          bury: true = to the dead letters at once, however few its deliveries
+-- ARGV[1]  {request_id, digest, ids, tokens, delay_ms, to_dead}
+--          to_dead: true = to the dead letters at once, however few its deliveries
 --
 -- returns  {{'ok', stale, ready, dead}}: stale: indexes (from 0) of receipts that are not good, for
 --          which nothing was done; ready: how many can be claimed now; dead: ids of dead letters made
@@ -13,26 +13,20 @@
 local request_id, digest, ids, tokens, delay_ms, to_dead = unpack(cmsgpack.unpack(ARGV[1]))
 
 local first_digest, first_answer = recall(request_id)
-if first_digest then
-  if first_digest ~= digest then return refuse_reuse() end
-  return {first_answer}
-end
+if first_digest then return {first_digest == digest and first_answer or REUSED} end
 
-local max_deliveries = config_number('max_deliveries', call('HGET', meta, 'max_deliveries'))
 local good_ids, good_states, stale = sort_receipts(ids, tokens)
 local due_at = delay_ms > 0 and now + delay_ms or 0
 local ready_count, dead_ids = 0, {}
 if #good_ids > 0 then
-  call('ZREM', in_flight, unpack(good_ids))
+  call('ZREM', k.in_flight, unpack(good_ids))
   for i, id in ipairs(good_ids) do
-    local s = good_states[i]
-    -- One delivery is the least a claimed message has, so a limit of one makes a dead letter of it.
-    local became, can_claim = put_back(id, s, due_at, to_dead and 1 or max_deliveries)
+    local became, can_claim = ending().put_back(id, good_states[i], due_at, to_dead)
     if can_claim then ready_count = ready_count + 1 end
-    if became == 'dead' then table.insert(dead_ids, id) end
+    if became == 'dead' then dead_ids[#dead_ids + 1] = id end
   end
-  count('nacked', #good_ids)
-  write_tally()
+  ending().count('nacked', #good_ids)
+  ending().write_counts()
   remember(request_id, digest, cmsgpack.pack({'repeated', stale, 0, dead_ids}))
 end
 return {cmsgpack.pack({'ok', stale, ready_count, dead_ids})}

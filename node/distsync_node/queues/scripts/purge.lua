@@ -2,7 +2,7 @@
 --
 -- KEYS: meta states bodies ready turns grouped groups delayed in_flight expiries
 -- KEYS: dead dead_states dead_bodies requests_0 requests_1
--- lib: clock requests
+-- lib: clock config requests
 --
 -- ARGV[1]  {request_id, digest, what}: what: 'messages' (claimed ones too: their receipts are stale
 --          from now on) or 'dead'
@@ -14,21 +14,19 @@
 local request_id, digest, what = unpack(cmsgpack.unpack(ARGV[1]))
 
 local first_digest, first_answer = recall(request_id)
-if first_digest then
-  if first_digest ~= digest then return refuse_reuse() end
-  return {first_answer}
-end
+if first_digest then return {first_digest == digest and first_answer or REUSED} end
 
 local removed
 if what == 'dead' then
-  removed = call('ZCARD', dead)
-  call('UNLINK', dead, dead_states, dead_bodies)
+  removed = call('ZCARD', k.dead)
+  call('UNLINK', k.dead, k.dead_states, k.dead_bodies)
 else
-  removed = call('HLEN', states)
-  call('UNLINK', states, bodies, ready, turns, grouped, groups, delayed, in_flight, expiries)
+  removed = call('HLEN', k.states)
+  call('UNLINK', k.states, k.bodies, k.ready, k.turns, k.grouped, k.groups, k.delayed, k.in_flight,
+    k.expiries)
 end
 if removed > 0 then
-  call('HINCRBY', meta, 'purged', removed)
+  call('HINCRBY', k.meta, 'purged', removed)
   remember(request_id, digest, cmsgpack.pack({'repeated', removed}))
 end
 return {cmsgpack.pack({'ok', removed})}

@@ -2,7 +2,7 @@
 --
 -- KEYS: meta states bodies ready turns grouped groups delayed expiries dead dead_states dead_bodies
 -- KEYS: requests_0 requests_1
--- lib: clock state requests groups
+-- lib: clock config state requests (groups)
 --
 -- ARGV[1]  {request_id, digest, until, limit, max_bytes}
 --          until: only those that died up to then; 0 on the first call, which says what to give on the
@@ -15,18 +15,15 @@
 local request_id, digest, until_ms, limit, max_bytes = unpack(cmsgpack.unpack(ARGV[1]))
 
 local first_digest, first_answer = recall(request_id)
-if first_digest then
-  if first_digest ~= digest then return refuse_reuse() end
-  return {first_answer}
-end
+if first_digest then return {first_digest == digest and first_answer or REUSED} end
 
 if until_ms == 0 then until_ms = now end
-local ids = call('ZRANGEBYSCORE', dead, '-inf', until_ms, 'LIMIT', 0, limit)
+local ids = call('ZRANGEBYSCORE', k.dead, '-inf', until_ms, 'LIMIT', 0, limit)
 if #ids == 0 then return {cmsgpack.pack({'ok', 0, false, until_ms, 0})} end
 local more = #ids == limit
 
 local found, bytes = {}, 0
-for i, packed in ipairs(call('HMGET', dead_states, unpack(ids))) do
+for i, packed in ipairs(call('HMGET', k.dead_states, unpack(ids))) do
   local s = read_state(packed)
   bytes = bytes + s.size
   if i > 1 and bytes > max_bytes then
@@ -40,27 +37,24 @@ local ready_count = 0
 for i, s in ipairs(found) do
   local id = ids[i]
   -- HSET comes first: it is refused when memory is full.
-  call('HSET', bodies, id, call('HGET', dead_bodies, id))
+  call('HSET', k.bodies, id, call('HGET', k.dead_bodies, id))
   local lifetime_ms = s.expires_at > 0 and s.expires_at - s.pushed_at or 0
-  s.place = place_of(priority_of(s.place), call('HINCRBY', meta, 'sequence', 1))
+  s.place = place_of(priority_of(s.place), call('HINCRBY', k.meta, 'sequence', 1))
   s.pushed_at, s.deliveries, s.due_at = now, 0, 0
   s.expires_at = lifetime_ms > 0 and now + lifetime_ms or 0
-  call('HSET', states, id, write_state(s))
-  if s.expires_at > 0 then call('ZADD', expiries, s.expires_at, id) end
-  if s.group == '' then
-    call('ZADD', ready, s.place, id)
-    ready_count = ready_count + 1
+  call('HSET', k.states, id, write_state(s))
+  if s.expires_at > 0 then call('ZADD', k.expiries, s.expires_at, id) end
+  if s.group ~= '' then
+    if groups().join(id, s) then ready_count = ready_count + 1 end
   else
-    call('ZADD', grouped, 0, group_member(s, id))
-    if call('HSETNX', groups, s.group, '') == 1 and group_enter(s.group, s) then
-      ready_count = ready_count + 1
-    end
+    call('ZADD', k.ready, s.place, id)
+    ready_count = ready_count + 1
   end
 end
 local moved = {unpack(ids, 1, #found)}
-call('ZREM', dead, unpack(moved))
-call('HDEL', dead_states, unpack(moved))
-call('HDEL', dead_bodies, unpack(moved))
-call('HINCRBY', meta, 'redriven', #moved)
+call('ZREM', k.dead, unpack(moved))
+call('HDEL', k.dead_states, unpack(moved))
+call('HDEL', k.dead_bodies, unpack(moved))
+call('HINCRBY', k.meta, 'redriven', #moved)
 remember(request_id, digest, cmsgpack.pack({'repeated', #moved, more, until_ms, 0}))
 return {cmsgpack.pack({'ok', #moved, more, until_ms, ready_count})}

@@ -1,6 +1,7 @@
 -- The only clock of the queue service: that of Redis, in milliseconds.
 -- gives: now
-local now = (function()
+local now
+do
   local time = call('TIME')
-  return time[1] * 1000 + math.floor(time[2] / 1000)
-end)()
+  now = time[1] * 1000 + math.floor(time[2] / 1000)
+end

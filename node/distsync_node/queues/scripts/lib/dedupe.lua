@@ -1,11 +1,11 @@
 -- Dedupe ids: a message pushed under a dedupe id hides later ones until its window ends.
--- needs: now, meta, dedupe_0, dedupe_1
--- gives: find_duplicate, remember_duplicate, rotate_dedupe
+-- needs: now, config.lua
+-- gives: M.find, M.remember
 --
 -- An entry says itself until when it counts. Two generations, as for requests, only bound the space:
--- the older goes when all in it is over and the current one is as old as the longest of its windows.
-local function find_duplicate(dedupe_id)
-  for _, key in ipairs({dedupe_0, dedupe_1}) do
+-- the older goes when all in it is over and so is the first entry of the current one.
+function M.find(dedupe_id)
+  for _, key in ipairs({k.dedupe_0, k.dedupe_1}) do
     local packed = call('HGET', key, dedupe_id)
     if packed then
       local expires_at, id = cmsgpack.unpack(packed)
@@ -15,26 +15,20 @@ local function find_duplicate(dedupe_id)
   return nil
 end
 
--- Returns the generation to write to and until when its longest entry counts.
-local function rotate_dedupe()
-  local known = call('HMGET', meta, 'dedupe_generation', 'dedupe_until', 'dedupe_until_before',
-    'dedupe_turn_at')
-  local generation = tonumber(known[1]) or 0
-  local longest, before = tonumber(known[2]) or 0, tonumber(known[3]) or 0
-  local current = generation == 1 and dedupe_1 or dedupe_0
-  local turn_at = tonumber(known[4]) or 0
-  if now < before or now < turn_at then return current, longest end
-  local other = generation == 1 and dedupe_0 or dedupe_1
-  call('UNLINK', other)
-  call('HSET', meta, 'dedupe_generation', 1 - generation, 'dedupe_until', 0,
-    'dedupe_until_before', longest)
-  return other, 0
-end
-
-local function remember_duplicate(dedupe_id, id, window_ms)
-  local current, longest = rotate_dedupe()
-  local expires_at = now + window_ms
-  call('HSET', current, dedupe_id, cmsgpack.pack(expires_at, id))
-  if longest == 0 then call('HSET', meta, 'dedupe_turn_at', expires_at) end
-  if expires_at > longest then call('HSET', meta, 'dedupe_until', expires_at) end
+-- `dedupe` of meta: the current generation, until when its first and its longest entry count, until
+-- when the longest of the older one does.
+function M.remember(dedupe_id, id)
+  local generation, first_until, longest_until, older_until = 0, 0, 0, 0
+  local packed = call('HGET', k.meta, 'dedupe')
+  if packed then generation, first_until, longest_until, older_until = cmsgpack.unpack(packed) end
+  local expires_at = now + dedupe_window_ms
+  if now >= first_until and now >= older_until then
+    generation = 1 - generation
+    call('UNLINK', generation == 1 and k.dedupe_1 or k.dedupe_0)
+    first_until, longest_until, older_until = expires_at, 0, longest_until
+  end
+  call('HSET', generation == 1 and k.dedupe_1 or k.dedupe_0, dedupe_id,
+    cmsgpack.pack(expires_at, id))
+  call('HSET', k.meta, 'dedupe', cmsgpack.pack(generation, first_until,
+    math.max(longest_until, expires_at), older_until))
 end

@@ -1,5 +1,5 @@
 -- What is known of a message besides its body.
--- needs: now
+-- needs: now, config.lua
 -- gives: SPAN, place_of, priority_of, read_state, write_state, is_claimed, is_spent, is_expired
 --
 -- place       rank * SPAN + sequence: the lowest place is claimed first. rank = 9 - priority
@@ -12,21 +12,20 @@
 -- deadline    ms: the receipt is good while now < deadline
 -- group       '' = none
 local SPAN = 2 ^ 49
-local MAX_PRIORITY = 9
 
 local function place_of(priority, sequence)
-  return (MAX_PRIORITY - priority) * SPAN + sequence
+  return (9 - priority) * SPAN + sequence
 end
 
 local function priority_of(place)
-  return MAX_PRIORITY - math.floor(place / SPAN)
+  return 9 - math.floor(place / SPAN)
 end
 
 local function read_state(packed)
-  local s = {}
-  s.place, s.size, s.pushed_at, s.expires_at, s.due_at, s.deliveries, s.token, s.deadline, s.group =
+  local place, size, pushed_at, expires_at, due_at, deliveries, token, deadline, group =
     cmsgpack.unpack(packed)
-  return s
+  return {place = place, size = size, pushed_at = pushed_at, expires_at = expires_at,
+    due_at = due_at, deliveries = deliveries, token = token, deadline = deadline, group = group}
 end
 
 local function write_state(s)
@@ -39,7 +38,7 @@ local function is_claimed(s, token)
 end
 
 -- Whether a claim that ends now without an ack makes a dead letter.
-local function is_spent(s, max_deliveries)
+local function is_spent(s)
   return max_deliveries > 0 and s.deliveries >= max_deliveries
 end
 
