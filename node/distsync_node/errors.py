@@ -11,17 +11,19 @@
         HeadersTooLarge          431
       Unauthorized               401   peer port without the shared secret
       NotFound                   404
-        SessionNotFound          404
+        SessionNotFound, QueueNotFound, MessageNotFound
       MethodNotAllowed           405
       RequestTimeout             408   the request itself did not arrive in time
       Conflict                   409
         LockHeld, WaitTimeout, Cancelled, Deadlock, LockLost, LimitMismatch, NotHolder,
-        SessionExists, ConfigConflict, ClusterMismatch, AlreadyBootstrapped
+        SessionExists, ConfigConflict, ClusterMismatch, AlreadyBootstrapped,
+        StaleReceipt, Fenced, MessageInFlight
       LimitReached               429
+        QueueFull
       Unavailable                503   nothing was done; may be retried as it is
-        NoLeader, Uninitialised, MemberRemoved, ShuttingDown
+        NoLeader, Uninitialised, MemberRemoved, ShuttingDown, RedisUnavailable
       OutcomeUnknown             504   may have been done; retry only with the same request id
-      DiskFull                   507   nothing was done
+      DiskFull, RedisFull        507   nothing was done
     StartupError                       one clear line and exit code 2
     StorageFailed                      the disk failed under a running node: the node stops
     InvariantViolation                 a bug: the node stops
@@ -115,6 +117,18 @@ class SessionNotFound(NotFound):
     code = "session_not_found"
 
 
+class QueueNotFound(NotFound):
+    """Nothing was ever pushed to a queue of that name, and it was not configured."""
+
+    code = "queue_not_found"
+
+
+class MessageNotFound(NotFound):
+    """The queue has no message of that id, any more or ever."""
+
+    code = "message_not_found"
+
+
 class MethodNotAllowed(DistSyncError):
     """The path exists, but not with this method; `allow` lists those it has."""
 
@@ -203,12 +217,36 @@ class AlreadyBootstrapped(Conflict):
     code = "already_bootstrapped"
 
 
+class StaleReceipt(Conflict):
+    """Receipts whose claim has ended; `stale` lists them. The others of the call were served."""
+
+    code = "stale_receipt"
+
+
+class Fenced(Conflict):
+    """A newer grant of the lock was seen: `lock`, the `token` given and the `newest` seen."""
+
+    code = "fenced"
+
+
+class MessageInFlight(Conflict):
+    """The message is claimed by a consumer."""
+
+    code = "message_in_flight"
+
+
 class LimitReached(DistSyncError):
     """Too many waiters, locks, sessions or requests in flight; `limit` names which."""
 
     code = "limit_reached"
     status = 429
     retriable = True
+
+
+class QueueFull(LimitReached):
+    """The messages would exceed the queue's max_length; none of them was pushed."""
+
+    code = "queue_full"
 
 
 class Unavailable(DistSyncError):
@@ -244,6 +282,12 @@ class ShuttingDown(Unavailable):
     code = "shutting_down"
 
 
+class RedisUnavailable(Unavailable):
+    """Redis cannot be reached or does not serve; nothing was done."""
+
+    code = "redis_unavailable"
+
+
 class OutcomeUnknown(DistSyncError):
     """It may or may not have been done."""
 
@@ -256,6 +300,14 @@ class DiskFull(DistSyncError):
     """The node's disk is full; nothing was done."""
 
     code = "disk_full"
+    status = 507
+    retriable = True
+
+
+class RedisFull(DistSyncError):
+    """Redis has no memory left (maxmemory); nothing was done. Acks and pops still drain it."""
+
+    code = "redis_full"
     status = 507
     retriable = True
 
