@@ -139,6 +139,7 @@ class NodeService:
 
     async def submit(self, command: LockCommand, *, timeout_ms: int) -> CommandReply:
         """See `interface.Node.submit`."""
+        self._check_goes_on()
         runtime = self.runtime
         attempts = _Attempts()
         wait_ms = command.wait_ms if isinstance(command, Acquire | Upgrade) else 0
@@ -321,7 +322,7 @@ class NodeService:
             return RejectedReply(RejectReason.NOT_LISTED, None)
         if isinstance(call, BootstrapCall):
             return await self._bootstrap_here(runtime, call)
-        if request.cluster_id != replica.cluster_id:
+        if request.cluster_id != replica.cluster_id or self._ends_requests:
             return RejectedReply(RejectReason.NOT_LEADER, None)
         match call:
             case CommandCall(command=command):
@@ -386,6 +387,7 @@ class NodeService:
 
     async def read_barrier(self, *, timeout_ms: int) -> None:
         """See `interface.Node.read_barrier`."""
+        self._check_goes_on()
         runtime = self.runtime
         deadline_ms = boottime_ms() + timeout_ms
         try:

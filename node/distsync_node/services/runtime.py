@@ -154,7 +154,8 @@ class Runtime:
         self._arm()
 
     async def close(self) -> None:
-        """Write what is queued and stop."""
+        """End every call, write what is queued and stop."""
+        self.end_calls()
         self._closed = True
         for timer in (self._timer, self._sweeper, self._arming):
             if timer is not None:

@@ -1,0 +1,178 @@
+"""Nodes in this process: the real runtime, disk and peer port, without processes and clients' port.
+
+They find each other by real connections on loopback. What a test wants to see happen between two
+nodes, it brings about by stopping one of them or by putting words into the mouth of its client.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import uvicorn
+
+from distsync_node.api.app import build_peer_app
+from distsync_node.api.server import HttpProtocol
+from distsync_node.locks.commands import (
+    Acquire,
+    FencingToken,
+    Granted,
+    LockMode,
+    Release,
+    RequestKey,
+)
+from distsync_node.peers.client import PeerClient
+from distsync_node.peers.endpoints import PeerEndpoints
+from distsync_node.peers.inbound import message_protocol
+from distsync_node.peers.outbound import Target
+from distsync_node.raft.types import Member, RaftOptions
+from distsync_node.replica.types import ReplicaOptions
+from distsync_node.services.interface import CommandReply
+from distsync_node.services.node import NodeService
+from distsync_node.services.runtime import Runtime
+from distsync_node.storage import Storage
+
+SECRET = "a secret of tests"
+
+
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class TestNode:
+    """One node; `start` and `stop` it."""
+
+    __test__ = False
+
+    def __init__(self, name: str, directory: Path) -> None:
+        self.name = name
+        self.stopped_because: list[str] = []
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
+        self.storage = Storage.open(directory / name)
+        self.client = PeerClient(SECRET, name)
+        self.service = NodeService(name, self.client)
+
+    @property
+    def member(self) -> Member:
+        return Member(id=self.storage.member_id, name=self.name, peer_url=self.url)
+
+    async def start(self) -> None:
+        await self.client.__aenter__()
+        self.runtime = Runtime(
+            self.storage,
+            lambda url: Target(url, SECRET, self.name),
+            options=ReplicaOptions(),
+            raft_options=RaftOptions(),
+            on_stop=self.stopped_because.append,
+        )
+        self.service.attach(self.runtime)
+        config = uvicorn.Config(
+            build_peer_app(
+                self.service, SECRET, PeerEndpoints(self.service).handlers(), node_name=self.name
+            ),
+            loop="none",
+            http=message_protocol(HttpProtocol, self.service.receive, SECRET),
+            lifespan="off",
+            log_config=None,
+            timeout_graceful_shutdown=1,
+        )
+        self.server = _Server(config)
+        self.serving = asyncio.create_task(self.server.serve(sockets=[self.listener]))
+        self.runtime.start()
+
+    async def stop(self) -> None:
+        self.service.end_requests()
+        await self.runtime.close()
+        self.server.should_exit = True
+        await self.serving
+        await self.service.close()
+        await self.client.__aexit__()
+        self.storage.close()
+        self.listener.close()
+
+
+class TestCluster:
+    """Nodes that have formed a cluster."""
+
+    __test__ = False
+
+    def __init__(self, directory: Path, nodes: int) -> None:
+        self.nodes = [TestNode(f"n{number}", directory) for number in range(1, nodes + 1)]
+        self.gone: set[TestNode] = set()  # those whose runtime a test has closed
+
+    async def form(self) -> None:
+        for node in self.nodes:
+            await node.start()
+        members = tuple(node.member for node in self.nodes)
+        for node in self.nodes:
+            await node.service.bootstrap("k", members)
+        await eventually(lambda: self.leader is not None and self.all_know_it(), "a leader")
+
+    def all_know_it(self) -> bool:
+        return len({node.runtime.replica.leader for node in self.nodes}) == 1
+
+    @property
+    def leader(self) -> TestNode | None:
+        there = (node for node in self.nodes if node not in self.gone)
+        return next((node for node in there if node.runtime.replica.is_ready_leader), None)
+
+    @property
+    def leading(self) -> TestNode:
+        leader = self.leader
+        assert leader is not None
+        return leader
+
+    @property
+    def following(self) -> list[TestNode]:
+        return [node for node in self.nodes if node is not self.leader]
+
+    def waiters(self, name: str) -> int:
+        view = self.leading.service.machine.lock_view(name)
+        return 0 if view is None else view.waiter_count
+
+
+@contextlib.asynccontextmanager
+async def running(directory: Path, nodes: int = 3) -> AsyncIterator[TestCluster]:
+    cluster = TestCluster(directory, nodes)
+    try:
+        await cluster.form()
+        yield cluster
+    finally:
+        for node in cluster.nodes:
+            await node.stop()
+
+
+async def eventually(probe: Callable[[], object], what: str, within_seconds: float = 30.0) -> None:
+    deadline = time.monotonic() + within_seconds
+    while not probe():
+        assert time.monotonic() < deadline, f"not in time: {what}"
+        await asyncio.sleep(0.01)
+
+
+def acquire(name: str, owner: str, *, request: str = "", wait_ms: int = 0) -> Acquire:
+    return Acquire(
+        key=RequestKey(client="c", request=request or f"{name}/{owner}"),
+        digest=b"12345678",
+        names=(name,),
+        owner=owner,
+        mode=LockMode.EXCLUSIVE,
+        ttl_ms=600_000,
+        wait_ms=wait_ms,
+    )
+
+
+def release(name: str, owner: str, token: FencingToken) -> Release:
+    key = RequestKey(client="c", request=f"release {name}/{token}")
+    return Release(key=key, digest=b"87654321", name=name, owner=owner, token=token)
+
+
+def token_of(reply: CommandReply) -> FencingToken:
+    assert isinstance(reply.outcome, Granted)
+    return reply.outcome.grants[0].token

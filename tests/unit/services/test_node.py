@@ -1,0 +1,298 @@
+"""Commands and reads through a node, wherever the leader is and whatever becomes of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from distsync_node.errors import (
+    NoLeader,
+    OutcomeUnknown,
+    ShuttingDown,
+)
+from distsync_node.locks.commands import Done, Granted, Refused
+from distsync_node.peers.client import PeerUnreachable
+from distsync_node.peers.wire import (
+    CallRequest,
+    CommandCall,
+    OutcomeReply,
+    ReadIndexCall,
+    RejectedReply,
+    TransferCall,
+    encode,
+)
+from distsync_node.raft.types import MemberId
+from distsync_node.replica.types import RejectReason
+from distsync_node.services.interface import CommandReply
+from unit.services.nodes import (
+    TestCluster,
+    TestNode,
+    acquire,
+    eventually,
+    release,
+    token_of,
+)
+
+TIMEOUT_MS = 20_000
+SHORT_MS = 300
+
+
+class Mouth:
+    """What the leader says, instead of it: one answer after another, the last for ever."""
+
+    def __init__(self, *answers: bytes | Exception) -> None:
+        self.answers = list(answers)
+        self.asked = 0
+
+    async def post(
+        self,
+        url: str,
+        body: bytes,
+        *,
+        timeout_seconds: float | None,
+        on_attempt: Callable[[int], object] | None = None,
+    ) -> bytes:
+        self.asked += 1
+        await asyncio.sleep(0)
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+def put_into_the_mouth_of_the_leader(node: TestNode, *answers: bytes | Exception) -> Mouth:
+    mouth = Mouth(*answers)
+    node.service._client = mouth  # type: ignore[assignment]
+    return mouth
+
+
+def rejected(reason: RejectReason) -> bytes:
+    return encode(RejectedReply(reason, None))
+
+
+async def wait_for(cluster: TestCluster, node: TestNode, owner: str) -> asyncio.Task[CommandReply]:
+    """Have an owner wait for lock "a", which somebody holds, through a node."""
+    waiting = asyncio.create_task(
+        node.service.submit(acquire("a", owner, wait_ms=600_000), timeout_ms=TIMEOUT_MS)
+    )
+    before = cluster.waiters("a")
+    await eventually(lambda: cluster.waiters("a") > before, "a waiter")
+    return waiting
+
+
+async def hold(cluster: TestCluster, owner: str = "holder") -> CommandReply:
+    return await cluster.leading.service.submit(acquire("a", owner), timeout_ms=TIMEOUT_MS)
+
+
+# --- Forwarding ---------------------------------------------------------------------------------
+
+
+async def test_any_node_takes_any_command_and_reads_what_was_acknowledged_elsewhere(
+    cluster: TestCluster,
+) -> None:
+    for number, node in enumerate(cluster.nodes):
+        reply = await node.service.submit(acquire(f"{number}", "o"), timeout_ms=TIMEOUT_MS)
+        assert isinstance(reply.outcome, Granted)
+        assert 0 < reply.remaining_ms <= 600_000
+        for other in cluster.nodes:
+            await other.service.read_barrier(timeout_ms=TIMEOUT_MS)
+            assert other.service.machine.lock_view(f"{number}") is not None
+
+
+async def test_a_call_of_another_node_is_never_passed_on(cluster: TestCluster) -> None:
+    follower = cluster.following[0]
+    mouth = put_into_the_mouth_of_the_leader(follower, rejected(RejectReason.NOT_LEADER))
+    for call in (CommandCall(acquire("a", "o")), ReadIndexCall(), TransferCall(None)):
+        request = CallRequest("k", follower.member.id, call)
+        answer = await follower.service.answer_call(request)
+        assert answer == RejectedReply(RejectReason.NOT_LEADER, cluster.leading.member.id)
+    assert mouth.asked == 0
+
+
+async def test_a_call_for_another_member_or_cluster_changes_nothing(cluster: TestCluster) -> None:
+    leader = cluster.leading
+    call = CommandCall(acquire("a", "o"))
+    wrong_member = CallRequest("k", MemberId("who was here before"), call)
+    wrong_cluster = CallRequest("another", leader.member.id, call)
+    for request in (wrong_member, wrong_cluster):
+        assert isinstance(await leader.service.answer_call(request), RejectedReply)
+    await leader.service.read_barrier(timeout_ms=TIMEOUT_MS)
+    assert leader.service.machine.lock_view("a") is None
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [
+        RejectReason.NOT_LEADER,
+        RejectReason.UNINITIALISED,
+        RejectReason.REMOVED,
+        RejectReason.STOPPED,
+        RejectReason.NOT_LISTED,
+    ],
+    ids=lambda reason: reason.name,
+)
+async def test_a_leader_that_takes_no_part_any_more_is_asked_again(
+    reason: RejectReason, cluster: TestCluster
+) -> None:
+    follower = cluster.following[0]
+    outcome = Done(deadline_ms=0)
+    mouth = put_into_the_mouth_of_the_leader(
+        follower, rejected(reason), encode(OutcomeReply(outcome, 0))
+    )
+    reply = await follower.service.submit(acquire("a", "o"), timeout_ms=TIMEOUT_MS)
+    assert reply.outcome == outcome
+    assert mouth.asked == 2
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        (PeerUnreachable("refused", sent=False), NoLeader),
+        (rejected(RejectReason.NOT_LEADER), NoLeader),
+        (PeerUnreachable("cut off", sent=True), OutcomeUnknown),
+        (rejected(RejectReason.LEADERSHIP_LOST), OutcomeUnknown),
+        (b"\xc1 is not msgpack", OutcomeUnknown),
+    ],
+    ids=["not sent", "not leader", "sent", "leadership lost", "unreadable"],
+)
+async def test_no_leader_means_that_nothing_was_proposed(
+    answer: bytes | Exception, error: type[Exception], cluster: TestCluster
+) -> None:
+    follower = cluster.following[0]
+    put_into_the_mouth_of_the_leader(follower, answer)
+    with pytest.raises(error):
+        await follower.service.submit(acquire("a", "o"), timeout_ms=SHORT_MS)
+
+
+async def test_once_unknown_an_outcome_stays_unknown_until_it_is_known(
+    cluster: TestCluster,
+) -> None:
+    follower = cluster.following[0]
+    put_into_the_mouth_of_the_leader(
+        follower, PeerUnreachable("cut off", sent=True), rejected(RejectReason.OVERLOADED)
+    )
+    with pytest.raises(OutcomeUnknown):
+        await follower.service.submit(acquire("a", "o"), timeout_ms=TIMEOUT_MS)
+
+
+async def test_a_leader_that_stops_hands_over_and_its_waits_go_on(cluster: TestCluster) -> None:
+    held = await hold(cluster)
+    follower = cluster.following[0]
+    waiting = await wait_for(cluster, follower, "waiter")
+    leader = cluster.leading
+    await leader.service.transfer_leadership(None)
+    await eventually(lambda: cluster.leader not in (None, leader), "another leader")
+    await eventually(lambda: cluster.waiters("a") == 1, "the wait at the new leader")
+    await follower.service.submit(release("a", "holder", token_of(held)), timeout_ms=TIMEOUT_MS)
+    assert token_of(await waiting) > token_of(held)
+
+
+# --- Clients that go away -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("through", ["leader", "follower"])
+async def test_a_client_that_leaves_no_longer_waits(through: str, cluster: TestCluster) -> None:
+    await hold(cluster)
+    node = cluster.leading if through == "leader" else cluster.following[0]
+    waiting = await wait_for(cluster, node, "waiter")
+    waiting.cancel()
+    await asyncio.wait((waiting,))
+    assert waiting.cancelled()
+    await eventually(lambda: cluster.waiters("a") == 0, "the end of the wait")
+
+
+async def test_a_retry_through_another_node_survives_the_end_of_the_first_attempt(
+    cluster: TestCluster,
+) -> None:
+    held = await hold(cluster)
+    first_node, second_node = cluster.following
+    waiting = acquire("a", "waiter", wait_ms=600_000)
+    first = asyncio.create_task(first_node.service.submit(waiting, timeout_ms=TIMEOUT_MS))
+    await eventually(lambda: cluster.waiters("a") == 1, "a waiter")
+    parked: list[int] = []
+    second = asyncio.create_task(cluster.leading.runtime.run(waiting, on_parked=parked.append))
+    await eventually(lambda: parked == [2], "a second attempt")
+    third = asyncio.create_task(second_node.service.submit(waiting, timeout_ms=TIMEOUT_MS))
+    for task in (first, second):
+        task.cancel()
+    await asyncio.wait((first, second))
+    reply = await cluster.leading.service.submit(
+        release("a", "holder", token_of(held)), timeout_ms=TIMEOUT_MS
+    )
+    assert isinstance(reply.outcome, Done)
+    assert token_of(await third) > token_of(held)
+
+
+async def test_a_cancellation_while_a_request_is_given_up_is_not_lost(
+    cluster: TestCluster,
+) -> None:
+    follower = cluster.following[0]
+    asked, given_up, may_end = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    class SlowToEnd(Mouth):
+        async def post(self, *_: object, **__: object) -> bytes:
+            asked.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                given_up.set()
+                await may_end.wait()
+            raise AssertionError
+
+    follower.service._client = SlowToEnd()  # type: ignore[assignment]
+    task = asyncio.create_task(follower.service.submit(acquire("a", "o"), timeout_ms=TIMEOUT_MS))
+    await asked.wait()
+    follower.service.end_requests()  # it gives up whom it asked
+    await given_up.wait()
+    task.cancel()
+    await asyncio.sleep(0)
+    may_end.set()
+    await asyncio.wait((task,))
+    assert task.cancelled()
+
+
+# --- A node that stops --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("through", ["leader", "follower"])
+async def test_a_node_that_stops_answers_what_waits_at_once(
+    through: str, cluster: TestCluster
+) -> None:
+    await hold(cluster)
+    node = cluster.leading if through == "leader" else cluster.following[0]
+    waiting = await wait_for(cluster, node, "waiter")
+    node.service.end_requests()
+    with pytest.raises(OutcomeUnknown, match="same request_id"):
+        await asyncio.wait_for(waiting, 5)
+
+
+async def test_a_node_that_stops_takes_nothing_new(cluster: TestCluster) -> None:
+    node = cluster.following[0]
+    put_into_the_mouth_of_the_leader(node, PeerUnreachable("refused", sent=False))
+    node.service.end_requests()
+    refused: list[Callable[[], Awaitable[object]]] = [
+        lambda: node.service.submit(acquire("a", "o"), timeout_ms=TIMEOUT_MS),
+        lambda: node.service.read_barrier(timeout_ms=TIMEOUT_MS),
+    ]
+    for call in refused:
+        with pytest.raises(ShuttingDown):
+            await asyncio.wait_for(call(), 5)
+
+
+async def test_a_stopped_leader_leaves_the_waits_of_other_nodes_to_its_successor(
+    cluster: TestCluster,
+) -> None:
+    held = await hold(cluster)
+    leader, follower = cluster.leading, cluster.following[0]
+    waiting = await wait_for(cluster, follower, "waiter")
+    leader.service.end_requests()  # as when it stops without a hand-over
+    await leader.runtime.close()
+    cluster.gone.add(leader)
+    await eventually(lambda: cluster.leader is not None, "another leader")
+    reply = await follower.service.submit(
+        release("a", "holder", token_of(held)), timeout_ms=TIMEOUT_MS
+    )
+    assert not isinstance(reply.outcome, Refused)
+    assert token_of(await waiting) > token_of(held)
