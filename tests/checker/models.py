@@ -5,7 +5,7 @@ Lock operations, their arguments and the results understood (`status` of the res
     acquire     owner, mode (exclusive | shared), ttl_ms; limit?, queued?
                 granted {token, lease_ms?} | lock_held | lock_lost | any other status: no effect
     upgrade     owner, token       granted {token} | not_holder | other: no effect
-    downgrade   owner, token       ok | not_holder
+    downgrade   owner, token       ok | lock_lost (a retry: done, and ended since) | not_holder
     release     owner, token       ok | not_holder
     renew       owner, token, ttl_ms   ok | not_holder
     touch       owner, token, ttl_ms   ok: a keep-alive of the session behind a grant; it lengthens
@@ -17,12 +17,13 @@ An acquire with `ttl_ms` 0 is held through a session: it lives at least `lease_m
 from its call. `queued` tells that waiters of acquire_many may stand in front of a free lock, so
 that `lock_held` proves nothing there.
 
-**Expiry keeps its teeth.** A grant ends silently only at an instant that lies `ttl_ms` (less clock
-drift) after the instant at which it, or its last renewal, took effect. The state carries the
-earliest instant that the order so far allows; ending a grant early to make room moves that instant
-up to the end of its lease, and an order whose instant passes a return still open is refused. The
-earliest schedule is always the best one, because every constraint is a lower bound but the returns,
-so nothing is lost by it.
+**Expiry keeps its teeth.** A grant ends silently only by an entry that is stamped `ttl_ms` (less
+clock drift) after the entry that made it, or renewed it last. Entries are stamped after their call
+and not after their effect, in the order in which they take effect; reads are not stamped. The state
+carries the earliest stamp that the order so far allows; ending a grant to make room moves it up to
+the end of that lease, and an order whose stamps pass a return still open is refused. The earliest
+schedule is always the best one, because every constraint is a lower bound but the returns, so
+nothing is lost by it.
 """
 
 from __future__ import annotations
@@ -38,12 +39,24 @@ NANOSECONDS_PER_MS = 1_000_000
 
 
 class Holder(NamedTuple):
-    """A grant; `token` is None while only a request of unknown outcome tells of it."""
+    """A grant; `token` is None while only a request of unknown outcome tells of it.
+
+    All that is known then is that its token is above those of earlier grants.
+    """
 
     owner: str
     token: int | None
     shared: bool
     may_end_ns: int
+    above: int = 0
+
+    def may_have(self, token: int) -> bool:
+        """Whether this may be the grant with that token."""
+        return self.token == token or (self.token is None and token > self.above)
+
+    def named(self, token: int) -> Holder:
+        """Return the grant, its token known."""
+        return self._replace(token=token, above=0)
 
 
 def _order(holder: Holder) -> tuple[str, int]:
@@ -51,7 +64,7 @@ def _order(holder: Holder) -> tuple[str, int]:
 
 
 class LockState(NamedTuple):
-    """Who may hold the lock, the newest token known, and the earliest present instant."""
+    """Who may hold the lock, the newest token known, and the earliest present stamp."""
 
     holders: tuple[Holder, ...] = ()
     newest_token: int = 0
@@ -71,7 +84,8 @@ class LockModel:
 
     def step(self, state: LockState, operation: Operation, latest_ns: int) -> Iterator[LockState]:
         """Return the states that may follow."""
-        state = state._replace(now_ns=max(state.now_ns, operation.call_ns))
+        if operation.op != "read":
+            state = state._replace(now_ns=max(state.now_ns, operation.call_ns))
         for after in self._effects(state, operation):
             if after.now_ns <= latest_ns:
                 yield after
@@ -121,7 +135,11 @@ class LockModel:
         shared = operation.args["mode"] == "shared"
         for room in self._make_room(state, shared, operation.args.get("limit")):
             holder = Holder(
-                operation.args["owner"], token, shared, self._lease_end(room.now_ns, operation)
+                operation.args["owner"],
+                token,
+                shared,
+                self._lease_end(room.now_ns, operation),
+                room.newest_token if token is None else 0,
             )
             yield room._replace(
                 holders=tuple(sorted((*room.holders, holder), key=_order)),
@@ -161,7 +179,10 @@ class LockModel:
                 if holder is not None and (token is None or token > state.newest_token):
                     others = [h for h in state.holders if h is not holder]
                     alone = self._end(state, others)
-                    raised = holder._replace(token=token, shared=False)
+                    above = max(state.newest_token, operation.args["token"])
+                    raised = holder._replace(
+                        token=token, shared=False, above=above if token is None else 0
+                    )
                     yield alone._replace(
                         holders=(raised,), newest_token=token or state.newest_token
                     )
@@ -176,7 +197,7 @@ class LockModel:
         self, state: LockState, operation: Operation, status: str | None
     ) -> Iterator[LockState]:
         match status:
-            case "ok" | None:
+            case "ok" | "lock_lost" | None:
                 holder = self._find(state, operation)
                 if holder is not None:
                     yield self._replace(state, holder, self._changed(state, holder, operation))
@@ -190,11 +211,10 @@ class LockModel:
             case "release":
                 return None
             case "downgrade":
-                return holder._replace(shared=True, token=operation.args["token"])
+                return holder.named(operation.args["token"])._replace(shared=True)
             case _:
-                return holder._replace(
-                    may_end_ns=self._lease_end(state.now_ns, operation),
-                    token=operation.args["token"],
+                return holder.named(operation.args["token"])._replace(
+                    may_end_ns=self._lease_end(state.now_ns, operation)
                 )
 
     def _touch(self, state: LockState, operation: Operation) -> Iterator[LockState]:
@@ -224,7 +244,7 @@ class LockModel:
                 gone.append(holder)
             else:
                 seen.remove(match)
-                known.append(holder._replace(token=match["token"]))
+                known.append(holder.named(match["token"]))
         if not seen:
             ended = self._end(state, gone)
             newest = max([state.newest_token, *(h.token for h in known if h.token is not None)])
@@ -238,14 +258,14 @@ class LockModel:
     def _is_same(self, holder: Holder, seen: dict[str, Any]) -> bool:
         return (
             holder.owner == seen["owner"]
-            and holder.token in (None, seen["token"])
+            and holder.may_have(seen["token"])
             and holder.shared == (seen["mode"] == "shared")
         )
 
     def _find(self, state: LockState, operation: Operation) -> Holder | None:
         owner, token = operation.args["owner"], operation.args["token"]
         for holder in state.holders:
-            if holder.owner == owner and holder.token in (None, token):
+            if holder.owner == owner and holder.may_have(token):
                 return holder
         return None
 

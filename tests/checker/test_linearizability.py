@@ -189,6 +189,10 @@ LOCK_HISTORIES = {
             look("c", [("a", 1)], 6, 7),
         ],
     ),
+    "a lease counts from its stamp, which a read in between does not move": (
+        True,
+        [acquire("a", 1, 0, 900), look("c", [], 500, 600), acquire("b", 2, 950, 1_001)],
+    ),
     "an expired holder may still be shown": (
         True,
         [acquire("a", 1, 0, 1), look("c", [("a", 1)], 1_500, 1_501)],
@@ -265,6 +269,24 @@ LOCK_HISTORIES = {
             operation(
                 "a", "upgrade", 4, 5, {"owner": "a", "token": 1}, {"status": "granted", "token": 3}
             ),
+        ],
+    ),
+    "an upgrade of unknown outcome may have replaced the token": (
+        True,
+        [
+            acquire("a", 1, 0, 1, mode="shared"),
+            operation("a", "upgrade", 2, None, {"owner": "a", "token": 1}),
+            held("a", "renew", 1, 4, 5, "not_holder"),
+            look("c", [("a", 2)], 6, 7),
+        ],
+    ),
+    "an acquire of unknown outcome cannot have got an older token": (
+        False,
+        [
+            acquire("a", 5, 0, 1),
+            held("a", "release", 5, 2, 3),
+            acquire("b", None, 4, None),
+            look("c", [("b", 4)], 6, 7),
         ],
     ),
     "a downgrade lets readers in": (
