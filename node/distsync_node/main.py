@@ -47,7 +47,7 @@ from distsync_node.storage import Storage
 logger = logging.getLogger(__name__)
 
 # The disk thread must get the interpreter back soon after its fdatasync returns.
-SWITCH_INTERVAL_SECONDS = 0.0005
+SWITCH_INTERVAL_SECONDS = 0.00005
 TRANSFER_SECONDS = 2.0
 SHUTDOWN_SECONDS = 5
 GC_THRESHOLDS = (50_000, 20, 50)
@@ -135,6 +135,7 @@ class _Program:
                 ),
                 on_stop=self._stopped_by_itself,
             )
+            storage.release_recovered()
             node.open(runtime, storage)
             runtime.start()
             _tune_gc()

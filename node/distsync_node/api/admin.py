@@ -28,7 +28,7 @@ from distsync_node.api.schemas import (
     TransferRequest,
     TransferResponse,
 )
-from distsync_node.errors import BadRequest, DistSyncError
+from distsync_node.errors import BadRequest, DistSyncError, Unavailable
 from distsync_node.raft.types import Configuration, LogIndex, Member, MemberId
 from distsync_node.services.interface import Node
 
@@ -57,6 +57,9 @@ class AdminEndpoints:
     async def identity(self, _call: Call) -> bytes:
         """GET /cluster/identity"""
         status = self._node.status()
+        if not status.member_id:
+            # Not known yet is not empty: who took it for that could create a second cluster.
+            raise Unavailable("this node is still reading its data directory")
         configuration = status.configuration
         return encode(
             IdentityResponse(

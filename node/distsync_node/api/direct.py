@@ -19,6 +19,7 @@ from distsync_node.api.call import Answered, Call
 from distsync_node.api.gateway import Gateway
 from distsync_node.api.routes import Endpoint, Handler
 from distsync_node.api.server import HttpProtocol
+from distsync_node.errors import RequestTimeout
 
 MAX_BODY_BYTES = 64 << 10
 
@@ -34,6 +35,7 @@ class _Direct:
         self.handler = handler
         self.endpoint = endpoint
         self.body: list[bytes] = []
+        self.is_arriving = True
         self.response_complete = False
         self.disconnected = False
         self.keep_alive = True
@@ -61,9 +63,21 @@ class _Direct:
 def direct_protocol(gateway: Gateway) -> type[HttpProtocol]:
     """Return the protocol of the public port."""
     endpoints = gateway.direct_endpoints()
+    body_timeout_s = gateway.options.body_timeout_ms / 1_000
 
     class DirectProtocol(HttpProtocol):
         cycle: Any
+        _body_timer: asyncio.TimerHandle | None = None
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._body_is_over()
+            super().connection_lost(exc)
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            direct = self.cycle
+            if isinstance(direct, _Direct) and direct.is_arriving and self._body_timer is None:
+                self._body_timer = self.loop.call_later(body_timeout_s, self._give_up, direct)
 
         def on_headers_complete(self) -> None:
             found = endpoints.get(self.url)
@@ -85,8 +99,19 @@ def direct_protocol(gateway: Gateway) -> type[HttpProtocol]:
                 super().on_message_complete()
                 return
             # A body shorter or longer than announced never gets here: httptools sees to that.
+            self._body_is_over()
+            direct.is_arriving = False
             call = Call(self._scope(), direct.receive, b"".join(direct.body))
             direct.task = self.loop.create_task(self._run(direct, call))
+
+        def _body_is_over(self) -> None:
+            if self._body_timer is not None:
+                self._body_timer.cancel()
+                self._body_timer = None
+
+        def _give_up(self, direct: _Direct) -> None:
+            direct.response_complete = True
+            self._refuse(RequestTimeout("the body did not arrive in time"))
 
         def _is_plain(self) -> bool:
             """Whether the request in hand is one to be read whole and answered in turn."""

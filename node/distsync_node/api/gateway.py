@@ -70,7 +70,7 @@ class Gateway:
         self.in_flight = 0
         self._node = node
         self._routes = routes
-        self._options = options
+        self.options = options
         self._lifespan = lifespan
         self._closers = closers
         self._admit = admit
@@ -131,7 +131,7 @@ class Gateway:
         return self._routes.handlers_of("POST")
 
     def _begin(self, call: Call) -> None:
-        call.read_headers(self._options)
+        call.read_headers(self.options)
         logs.request_id.set(call.id)
         if self._admit is not None:
             self._admit(call)
@@ -154,7 +154,7 @@ class Gateway:
             self.in_flight -= 1
             seconds = perf_counter() - started_s
             call.metrics.observe(status, seconds)
-            if self._options.access_log:
+            if self.options.access_log:
                 _log_access(call, status, seconds)
         return problem
 
@@ -172,10 +172,10 @@ class Gateway:
     # --- Ways in --------------------------------------------------------------------------
 
     def _check_limits(self, call: Call, raw_path: bytes, endpoint: Endpoint) -> None:
-        limit = self._options.max_path_bytes
+        limit = self.options.max_path_bytes
         if len(raw_path) + len(call.scope["query_string"]) > limit:
             raise PathTooLong(f"the path and query are longer than {limit} bytes")
-        if self.in_flight > self._options.max_concurrent_requests and endpoint.has_limit:
+        if self.in_flight > self.options.max_concurrent_requests and endpoint.has_limit:
             raise LimitReached("too many requests at once on this node", limit="requests")
 
     async def _other_protocol(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -112,12 +112,23 @@ def test_every_error_is_documented_somewhere() -> None:
     }
     bases = {"internal", "conflict", "unavailable"}  # never raised as such
     without_an_operation = {"not_found", "method_not_allowed", "malformed_request"}
+    without_an_endpoint_yet = {
+        "queue_not_found",
+        "message_not_found",
+        "stale_receipt",
+        "fenced",
+        "message_in_flight",
+        "queue_full",
+        "redis_unavailable",
+        "redis_full",
+    }
+    assert not without_an_endpoint_yet & documented
     known = {
         kind.code
         for _, kind in inspect.getmembers(errors, inspect.isclass)
         if issubclass(kind, DistSyncError)
     }
-    assert known - bases - without_an_operation <= documented
+    assert known - bases - without_an_operation - without_an_endpoint_yet <= documented
 
 
 def test_operations_have_distinct_ids() -> None:

@@ -10,6 +10,7 @@ from distsync_node.api.app import build_peer_app
 from distsync_node.api.gateway import Gateway
 from distsync_node.errors import AlreadyBootstrapped, ClusterMismatch, NoLeader, StartupError
 from distsync_node.locks.commands import Release
+from distsync_node.raft.types import MemberId
 from unit.api.driver import Exchange
 from unit.api.local_node import LEADER_URL, LocalNode
 
@@ -133,6 +134,15 @@ async def test_identity_says_who_listens(admin: httpx.AsyncClient) -> None:
         "client_url": "http://node-1.test:8080",
     }
     assert [member["id"] for member in members] == ["id-node-1", "id-node-2", "id-node-3"]
+
+
+async def test_a_node_that_reads_its_disk_does_not_pass_for_an_empty_one(
+    admin: httpx.AsyncClient, node: LocalNode
+) -> None:
+    node.changes = {"member_id": MemberId(""), "state": "uninitialised", "cluster_id": None}
+    answer = await admin.get("/cluster/identity")
+    assert answer.status_code == 503
+    assert answer.json()["code"] == "unavailable"
 
 
 async def test_bootstrap_hands_the_members_on(admin: httpx.AsyncClient, node: LocalNode) -> None:

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 import uvicorn
 
+from distsync_node.api.direct import direct_protocol
 from distsync_node.api.gateway import Gateway
 from distsync_node.api.server import HttpProtocol
 from unit.api.driver import eventually
@@ -68,13 +69,21 @@ class Server:
             connection.close()
 
 
-@pytest.fixture
-async def server(app: Gateway) -> AsyncIterator[Server]:
+def quick_direct(app: Gateway) -> type[HttpProtocol]:
+    class QuickDirectProtocol(direct_protocol(app)):  # type: ignore[misc]
+        max_header_bytes = QuickProtocol.max_header_bytes
+        header_timeout_s = QuickProtocol.header_timeout_s
+
+    return QuickDirectProtocol
+
+
+@pytest.fixture(params=["asgi", "direct"])
+async def server(app: Gateway, request: pytest.FixtureRequest) -> AsyncIterator[Server]:
     config = uvicorn.Config(
         app,
         host="127.0.0.1",
         port=0,
-        http=QuickProtocol,
+        http=QuickProtocol if request.param == "asgi" else quick_direct(app),
         ws="none",
         lifespan="off",
         log_config=None,
@@ -202,3 +211,37 @@ async def test_slow_body_is_given_up(server: Server) -> None:
     answer = await connection.answer()
     assert answer.status == 408
     assert await connection.is_closed()
+
+
+async def test_answers_are_the_same_with_and_without_the_asgi_cycle(
+    server: Server, node: LocalNode
+) -> None:
+    connection = await server.connect()
+    connection.send(request("/v1/lock/acquire", ACQUIRE))
+    granted = await connection.answer()
+    assert granted.headers["distsync-node"] == "node-1"
+    assert granted.headers["distsync-leader"]
+    assert granted.headers["content-type"] == "application/json"
+    assert granted.headers["x-request-id"]
+    connection.send(request("/lock/acquire", b"[1]"))
+    refused = await connection.answer()
+    assert refused.status == 422
+    assert msgspec.json.decode(refused.body)["field"] == "body"
+
+
+async def test_a_connection_that_is_to_close_is_closed_after_the_answer(server: Server) -> None:
+    connection = await server.connect()
+    head, _, body = request("/lock/acquire", ACQUIRE).partition(b"\r\n\r\n")
+    connection.send(head + b"\r\nconnection: close\r\n\r\n" + body)
+    answer = await connection.answer()
+    assert (answer.status, answer.headers["connection"]) == (200, "close")
+    assert await connection.is_closed()
+
+
+async def test_a_body_in_chunks_is_read(server: Server) -> None:
+    connection = await server.connect()
+    connection.send(
+        b"POST /lock/acquire HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+        b"transfer-encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(ACQUIRE), ACQUIRE)
+    )
+    assert (await connection.answer()).status == 200
