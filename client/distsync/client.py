@@ -85,6 +85,11 @@ class AsyncClient:
         )
 
     @property
+    def identity(self) -> Identity:
+        """Where its ids come from."""
+        return self._identity
+
+    @property
     def client_id(self) -> str:
         """What this client calls itself: its name, the process and a random part."""
         return self._identity.client_id

@@ -11,7 +11,6 @@ from __future__ import annotations
 import inspect
 import logging
 import random
-import secrets
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 from types import TracebackType
@@ -23,6 +22,7 @@ from distsync.durations import Duration
 from distsync.errors import LockLost, OutcomeUnknown, Unavailable
 from distsync.locks import Lock, OnLost
 from distsync.models import LockInfo
+from distsync.owners import OneOwner
 from distsync.waiting import Wait
 from distsync.watching import watch_lock
 
@@ -74,7 +74,7 @@ class Election:
             core,
             name,
             ttl=ttl,
-            owner=f"{self.candidate}#{secrets.token_hex(6)}",
+            owner=OneOwner(core.identity, prefix=f"{self.candidate}#"),
             on_lost=on_lost,
         )
 

@@ -19,6 +19,7 @@ from distsync.identity import new_request_id
 from distsync.lease import Lease
 from distsync.locks import OnLost
 from distsync.models import AcquireManyBody, GrantBody
+from distsync.owners import FixedOwner, Owners
 from distsync.sessions import Session
 from distsync.waiting import DEFAULT, Default, Wait, in_pieces, until_of, wait_seconds
 
@@ -38,7 +39,7 @@ class LockSet:
         ttl: Duration = 10.0,
         wait: Wait = None,
         shared: bool = False,
-        owner: str | None = None,
+        owner: str | Owners | None = None,
         on_lost: OnLost | None = None,
         session: Session | None = None,
     ) -> None:
@@ -48,7 +49,7 @@ class LockSet:
         self._core = core
         self._ttl = ttl
         self._wait = wait_seconds(wait)
-        self._fixed_owner = owner
+        self._owners = FixedOwner(owner) if isinstance(owner, str) else owner
         self._on_lost = on_lost
         self._given_session = session
         self._guard = BodyGuard()
@@ -56,7 +57,7 @@ class LockSet:
         self._acquiring: asyncio.Task[object] | None = None
         self._lease: Lease | None = None
         self._listener = 0
-        self._owner: str | None = owner
+        self._owner = owner if isinstance(owner, str) else None
         self._tokens: dict[str, int] = {}
 
     @property
@@ -92,19 +93,20 @@ class LockSet:
     async def acquire(self, wait: Wait | Default = DEFAULT) -> LockSet:
         """Acquire all of them; returns itself. Raises as `Lock.acquire`."""
         seconds = self._wait if isinstance(wait, Default) else wait_seconds(wait)
-        await self.acquire_as(self._core.owner(), seconds)
+        await self.acquire_as(self._core.owners, seconds)
         return self
 
-    async def acquire_as(self, owner: str, seconds: float | None) -> None:
-        """Acquire them for this owner, unless one was given when they were made."""
+    async def acquire_as(self, owners: Owners, seconds: float | None) -> None:
+        """Acquire them for one of these, unless an owner was given when they were made."""
         if self._session is not None:
             raise RuntimeError("these locks are in use; make another object for them")
         if self._given_session is not None:
             self._given_session.check()
         self._acquiring = asyncio.current_task()
-        self._owner = owner = self._fixed_owner or owner
         session = self._session = self._given_session or Session(self._core, ttl=self._ttl)
         try:
+            owner = await self._core.ghosts.usable_owner(self.names, self._owners or owners)
+            self._owner = owner
             if self._given_session is None:
                 await session.open()
             await self._obtain(session, owner, seconds)
@@ -129,7 +131,9 @@ class LockSet:
         lease, session = self._let_go()
         if lease is None or session is None:
             raise NotHolder(f"{', '.join(self.names)}: not held")
-        lease.check()
+        if (loss := lease.loss()) is not None:
+            self._bury(session)
+            raise loss
         await self._release(session)
 
     async def give_up(self) -> None:
@@ -137,13 +141,8 @@ class LockSet:
         if self._acquiring is not None:
             await asyncio.wait([self._acquiring])
         _, session = self._let_go()
-        if session is None:
-            return
-        if self._given_session is None:
-            session.close_later()
-            return
-        for body in self._grant_bodies():
-            self._core.release_later(body)
+        if session is not None:
+            self._bury(session)
 
     async def __aenter__(self) -> LockSet:
         await self.acquire()
@@ -159,13 +158,10 @@ class LockSet:
         lease, session = self._let_go()
         loss = None if lease is None else lease.loss()
         cancelled_by_us = await self._guard.leave(error)
-        if session is not None and loss is None:
-            try:
-                await self._release(session)
-            except NotHolder as failure:
-                loss = LockLost(f"the cluster ended it ({failure.detail})")
-            except DistSyncError as failure:
-                _log.warning("%s could not be released: %s", ", ".join(self.names), failure)
+        if session is not None and loss is not None:
+            self._bury(session)
+        elif session is not None:
+            loss = await self._release_at_exit(session)
         if loss is None:
             return
         if error is None or cancelled_by_us:
@@ -189,9 +185,13 @@ class LockSet:
             ),
         )
         self._tokens = {lock.name: lock.token for lock in reply.value.locks}
+        try:
+            session.check()
+        except DistSyncError:
+            self._bury(session)
+            raise
         self._lease = session.lease
         self._listener = session.lease.subscribe(self._on_loss)
-        session.check()
 
     def _let_go(self) -> tuple[Lease | None, Session | None]:
         lease, session = self._lease, self._session
@@ -202,13 +202,33 @@ class LockSet:
 
     async def _release(self, session: Session) -> None:
         if self._given_session is None:
-            await session.close()
+            try:
+                await session.close()
+            except BaseException:
+                self._bury(session)
+                raise
             return
         releases = (self._core.release(body, None) for body in self._grant_bodies())
         results = await asyncio.gather(*releases, return_exceptions=True)
         for result in results:
             if isinstance(result, BaseException):
                 raise result
+
+    async def _release_at_exit(self, session: Session) -> LockLost | None:
+        try:
+            await self._release(session)
+        except NotHolder as failure:
+            return LockLost(f"the cluster ended it ({failure.detail})")
+        except DistSyncError as failure:
+            _log.warning("%s could not be released: %s", ", ".join(self.names), failure)
+        return None
+
+    def _bury(self, session: Session) -> None:
+        """Give back in the background what is not held any more."""
+        if self._tokens:
+            self._core.ghosts.release(self._grant_bodies())
+        if self._given_session is None:
+            session.close_later()
 
     def _grant_bodies(self) -> list[GrantBody]:
         owner = self._owner or ""

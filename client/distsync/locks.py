@@ -23,7 +23,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from distsync.body import BodyGuard
-from distsync.core import Core, may_have_been_done
+from distsync.core import Core
 from distsync.durations import Duration, to_milliseconds, to_seconds
 from distsync.errors import (
     DistSyncError,
@@ -32,9 +32,11 @@ from distsync.errors import (
     NotHolder,
     Unavailable,
 )
+from distsync.ghosts import may_have_been_done
 from distsync.identity import new_request_id
 from distsync.lease import Lease, Span
 from distsync.models import AcquireBody, Grant, GrantBody, Mode, UpgradeBody
+from distsync.owners import FixedOwner, Owners
 from distsync.transport import Reply
 from distsync.waiting import DEFAULT, Default, Wait, in_pieces, until_of, wait_seconds
 
@@ -68,7 +70,7 @@ class Lock:
         wait: Wait = None,
         shared: bool = False,
         limit: int | None = None,
-        owner: str | None = None,
+        owner: str | Owners | None = None,
         on_lost: OnLost | None = None,
         session: Session | None = None,
     ) -> None:
@@ -79,8 +81,8 @@ class Lock:
         self._ttl_ms = to_milliseconds(to_seconds(ttl, "ttl"))
         self._wait = wait_seconds(wait)
         self._shared = shared or limit is not None
-        self._fixed_owner = owner
-        self._owner: str | None = owner
+        self._owners = FixedOwner(owner) if isinstance(owner, str) else owner
+        self._owner = owner if isinstance(owner, str) else None
         self._on_lost = on_lost
         self._session = session
         self._guard = BodyGuard()
@@ -155,18 +157,20 @@ class Lock:
             Unavailable, OutcomeUnknown: no answer within the client's timeout.
         """
         seconds = self._wait if isinstance(wait, Default) else wait_seconds(wait)
-        await self.acquire_as(self._core.owner(), seconds)
+        await self.acquire_as(self._core.owners, seconds)
         return self
 
-    async def acquire_as(self, owner: str, seconds: float | None) -> None:
-        """Acquire it for this owner, unless one was given when the lock was made."""
+    async def acquire_as(self, owners: Owners, seconds: float | None) -> None:
+        """Acquire it for one of these, unless an owner was given when the lock was made."""
         if self._acquiring is not None or self._lease is not None:
             raise RuntimeError(f"lock {self.name!r} is in use; make another object for it")
         if self._session is not None:
             self._session.check()
         self._acquiring = asyncio.current_task()
         try:
-            self._owner = owner = self._fixed_owner or owner
+            names = (self.name,)
+            owner = await self._core.ghosts.usable_owner(names, self._owners or owners)
+            self._owner = owner
             await self._obtain(owner, seconds)
         finally:
             self._acquiring = None
@@ -193,6 +197,7 @@ class Lock:
         error = lease.loss()
         self._let_go(lease)
         if error is not None:
+            self._core.ghosts.release([self._grant_body()])
             raise self._lost(error)
         await self._release(lease)
 
@@ -202,7 +207,7 @@ class Lock:
             await asyncio.wait([self._acquiring])
         if (lease := self._lease) is not None:
             self._let_go(lease)
-            self._core.release_later(self._grant_body())
+            self._core.ghosts.release([self._grant_body()])
 
     async def upgrade(self, wait: Wait = None) -> None:
         """Turn a shared grant into an exclusive one, under a new token.
@@ -262,8 +267,11 @@ class Lock:
         if lease is not None:
             self._let_go(lease)
         cancelled_by_us = await self._guard.leave(error)
-        if lease is not None and loss is None:
-            loss = await self._release_at_exit(lease)
+        if lease is not None:
+            if loss is None:
+                loss = await self._release_at_exit(lease)
+            else:
+                self._core.ghosts.release([self._grant_body()])
         if loss is None:
             return
         if error is None or cancelled_by_us:
@@ -283,8 +291,7 @@ class Lock:
                 lambda wait: self._core.acquire(self._acquire_body(owner, wait)),
             )
             if self._session is not None:
-                self._session.check()
-                self._hold(self._session.lease, reply.value)
+                self._hold_by(self._session, reply.value)
                 return
             span = Span(reply.sent_at, min(self._ttl_ms, reply.value.expires_in_ms) / 1000)
             ttl = self._ttl_ms / 1000
@@ -317,8 +324,16 @@ class Lock:
         except NotHolder:
             raise
         except BaseException:
-            self._core.release_later(self._grant_body(token))
+            self._core.ghosts.release([self._grant_body(token)])
             raise
+
+    def _hold_by(self, session: Session, grant: Grant) -> None:
+        try:
+            session.check()
+        except DistSyncError:
+            self._core.ghosts.release([self._grant_body(grant.token)])
+            raise
+        self._hold(session.lease, grant)
 
     def _new_lease(self, span: Span) -> Lease:
         lease = Lease(

@@ -148,7 +148,7 @@ class Session:
         if self._lease is not None:
             self.leave_to_expire()
             body = CloseSessionBody(session=self.id, request_id=new_request_id())
-            self._core.clean_up(self._close_quietly(body), name="distsync-close-session")
+            self._core.ghosts.run(self._close_quietly(body), name="distsync-close-session")
 
     async def give_up(self) -> None:
         """Close it if it is open, after an interrupted opening; never raises."""
@@ -266,8 +266,8 @@ class Session:
             )
         except SessionNotFound:
             pass  # it has ended, which is what was asked for
-        except asyncio.CancelledError:
-            self._core.clean_up(self._close_quietly(body), name="distsync-close-session")
+        except (DistSyncError, asyncio.CancelledError):
+            self._core.ghosts.run(self._close_quietly(body), name="distsync-close-session")
             raise
 
     async def _close_quietly(self, body: CloseSessionBody) -> None:

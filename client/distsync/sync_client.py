@@ -18,6 +18,7 @@ from distsync.errors import ClientClosed
 from distsync.locks import OnLost
 from distsync.models import ClusterStatus, LockInfo
 from distsync.nodes import parse_urls
+from distsync.owners import FixedOwner, OneOwner, Owners
 from distsync.portal import Portal
 from distsync.sync_locks import SyncLock, SyncLockSet, SyncSession, in_thread
 from distsync.sync_recipes import SyncBarrier, SyncElection, SyncLatch
@@ -94,7 +95,7 @@ class Client:
         lock = engine.client.lock(
             name, ttl=ttl, shared=shared, owner=owner, on_lost=in_thread(on_lost)
         )
-        return SyncLock(engine.portal, lock, self._owner_of_thread, wait)
+        return SyncLock(engine.portal, lock, self._owners_of_thread, wait)
 
     def semaphore(
         self,
@@ -111,7 +112,7 @@ class Client:
         permit = engine.client.semaphore(
             name, limit, ttl=ttl, owner=owner, on_lost=in_thread(on_lost)
         )
-        return SyncLock(engine.portal, permit, self._owner_of_thread, wait)
+        return SyncLock(engine.portal, permit, self._owners_of_thread, wait)
 
     def acquire_many(
         self,
@@ -128,13 +129,13 @@ class Client:
         locks = engine.client.acquire_many(
             names, ttl=ttl, shared=shared, owner=owner, on_lost=in_thread(on_lost)
         )
-        return SyncLockSet(engine.portal, locks, self._owner_of_thread, wait)
+        return SyncLockSet(engine.portal, locks, self._owners_of_thread, wait)
 
     def session(self, *, ttl: Duration = 10.0, on_lost: OnLost | None = None) -> SyncSession:
         """Return a session: one lease, renewed by one call, for many locks."""
         engine = self._engine()
         session = engine.client.session(ttl=ttl, on_lost=in_thread(on_lost))
-        return SyncSession(engine.portal, session, self._owner_of_thread)
+        return SyncSession(engine.portal, session, self._owners_of_thread)
 
     def lock_info(self, name: str) -> LockInfo:
         """Return who holds a lock and who waits; linearizable."""
@@ -228,13 +229,13 @@ class Client:
                 self._finalizer = weakref.finalize(self, _end, self._running)
             return self._running
 
-    def _owner_of_thread(self) -> str:
+    def _owners_of_thread(self) -> Owners:
         if self._owner is not None:
-            return self._owner
-        owner: str | None = getattr(self._threads, "owner", None)
-        if owner is None:
-            owner = self._threads.owner = self._engine().client.new_owner()
-        return owner
+            return FixedOwner(self._owner)
+        owners: OneOwner | None = getattr(self._threads, "owners", None)
+        if owners is None:
+            owners = self._threads.owners = OneOwner(self._engine().client.identity)
+        return owners
 
     def _forget_parent(self) -> None:
         engine, self._running = self._running, None

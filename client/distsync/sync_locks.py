@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 from distsync.errors import DistSyncError, LockHeld, LockLost, NotHolder
 from distsync.lock_sets import LockSet
 from distsync.locks import Lock, OnLost
+from distsync.owners import Owners
 from distsync.sessions import Session
 from distsync.waiting import DEFAULT, Default, Wait, wait_seconds
 
@@ -68,12 +69,12 @@ class SyncLock:
     """
 
     def __init__(
-        self, portal: Portal, lock: Lock, owner: Callable[[], str], wait: Wait = None
+        self, portal: Portal, lock: Lock, owners: Callable[[], Owners], wait: Wait = None
     ) -> None:
         """Users call `Client.lock` instead."""
         self._portal = portal
         self._lock = lock
-        self._owner_of_thread = owner
+        self._owners_of_thread = owners
         self._wait = wait_seconds(wait)
 
     @property
@@ -113,7 +114,7 @@ class SyncLock:
         """Acquire it; returns itself. Raises as `Lock.acquire`."""
         seconds = self._wait if isinstance(wait, Default) else wait_seconds(wait)
         try:
-            self._portal.call(self._lock.acquire_as, self._owner_of_thread(), seconds)
+            self._portal.call(self._lock.acquire_as, self._owners_of_thread(), seconds)
         except BaseException as error:
             if not isinstance(error, DistSyncError):  # interrupted; it may be held all the same
                 self._portal.send(self._lock.give_up)
@@ -156,12 +157,12 @@ class SyncLockSet:
     """Several locks; made by `Client.acquire_many` or `SyncSession.acquire_many`."""
 
     def __init__(
-        self, portal: Portal, locks: LockSet, owner: Callable[[], str], wait: Wait = None
+        self, portal: Portal, locks: LockSet, owners: Callable[[], Owners], wait: Wait = None
     ) -> None:
         """Users call `Client.acquire_many` instead."""
         self._portal = portal
         self._locks = locks
-        self._owner_of_thread = owner
+        self._owners_of_thread = owners
         self._wait = wait_seconds(wait)
 
     @property
@@ -196,7 +197,7 @@ class SyncLockSet:
         """Acquire all of them; returns itself. Raises as `Lock.acquire`."""
         seconds = self._wait if isinstance(wait, Default) else wait_seconds(wait)
         try:
-            self._portal.call(self._locks.acquire_as, self._owner_of_thread(), seconds)
+            self._portal.call(self._locks.acquire_as, self._owners_of_thread(), seconds)
         except BaseException as error:
             if not isinstance(error, DistSyncError):  # interrupted; they may be held all the same
                 self._portal.send(self._locks.give_up)
@@ -230,11 +231,11 @@ class SyncLockSet:
 class SyncSession:
     """One lease for many locks; made by `Client.session`. See `Session`."""
 
-    def __init__(self, portal: Portal, session: Session, owner: Callable[[], str]) -> None:
+    def __init__(self, portal: Portal, session: Session, owners: Callable[[], Owners]) -> None:
         """Users call `Client.session` instead."""
         self._portal = portal
         self._session = session
-        self._owner_of_thread = owner
+        self._owners_of_thread = owners
 
     @property
     def id(self) -> str:
@@ -279,7 +280,7 @@ class SyncSession:
     ) -> SyncLock:
         """Return a lock that is held while the session lives; see `Client.lock`."""
         lock = self._session.lock(name, shared=shared, owner=owner, on_lost=in_thread(on_lost))
-        return SyncLock(self._portal, lock, self._owner_of_thread, wait)
+        return SyncLock(self._portal, lock, self._owners_of_thread, wait)
 
     def semaphore(
         self,
@@ -292,7 +293,7 @@ class SyncSession:
     ) -> SyncLock:
         """Return a permit that is held while the session lives; see `Client.semaphore`."""
         lock = self._session.semaphore(name, limit, owner=owner, on_lost=in_thread(on_lost))
-        return SyncLock(self._portal, lock, self._owner_of_thread, wait)
+        return SyncLock(self._portal, lock, self._owners_of_thread, wait)
 
     def acquire_many(
         self,
@@ -304,7 +305,7 @@ class SyncSession:
     ) -> SyncLockSet:
         """Return several locks that are taken in one step; see `Client.acquire_many`."""
         locks = self._session.acquire_many(names, shared=shared, owner=owner)
-        return SyncLockSet(self._portal, locks, self._owner_of_thread, wait)
+        return SyncLockSet(self._portal, locks, self._owners_of_thread, wait)
 
     def __enter__(self) -> SyncSession:
         return self.open()

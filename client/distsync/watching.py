@@ -11,9 +11,10 @@ from contextlib import aclosing
 import msgspec
 
 from distsync.clock import sleep_until
-from distsync.core import Core, lock_path
+from distsync.core import Core
 from distsync.errors import ClientClosed, DistSyncError, OutcomeUnknown, Unavailable
 from distsync.models import LockInfo
+from distsync.paths import lock_path
 
 __all__ = ["Changes", "watch_lock"]
 

@@ -19,6 +19,7 @@ from distsync import (
     LockLost,
     NotHolder,
     OutcomeUnknown,
+    Unavailable,
     WaitTimeout,
 )
 from unit.client.jump_clock import JumpClock
@@ -617,7 +618,7 @@ async def test_what_another_request_of_the_owner_holds_is_not_taken_away(
     with pytest.raises(asyncio.CancelledError):
         await trying
     hold.set()
-    await eventually(lambda: not client._core._abandoned)
+    await eventually(lambda: not client._core.ghosts._by_key)
     assert await holders(client, "a") == ["shared"]
     await lock.release()
 
@@ -634,6 +635,76 @@ async def test_a_grant_in_doubt_is_given_back(
     assert is_held(cluster, "a")
     cluster.forget_faults()
     await eventually(lambda: not is_held(cluster, "a"))
+
+
+async def lose(lock: Lock, cluster: ScriptedCluster, clock: JumpClock) -> None:
+    """Lose it by the holder's clock; the cluster still knows the grant."""
+    for node in cluster.nodes.values():
+        node.fault(RENEW, 1000, answer=problem(503, "no_leader"))
+    clock.jump(10)
+    await eventually(lambda: not lock.held)
+
+
+async def test_a_task_that_lost_a_lock_can_take_it_again(
+    cluster: ScriptedCluster, clock: JumpClock, client: AsyncClient
+) -> None:
+    """The cluster still knows the grant: the same owner asking again looks like a deadlock."""
+    for _ in range(2):
+        with pytest.raises(LockLost):
+            async with client.lock("a", ttl=10) as lock:
+                await lose(lock, cluster, clock)
+                await asyncio.Event().wait()
+        assert is_held(cluster, "a")
+        cluster.forget_faults()
+    async with asyncio.timeout(5), client.lock("a") as again:
+        assert again.token > lock.token
+        assert again.owner == lock.owner
+
+
+async def test_a_lock_is_given_back_only_when_the_body_has_ended(
+    cluster: ScriptedCluster, clock: JumpClock, client: AsyncClient
+) -> None:
+    with pytest.raises(LockLost):
+        async with client.lock("a", ttl=10) as lock:
+            await lose(lock, cluster, clock)
+            try:
+                await asyncio.Event().wait()
+            finally:
+                await asyncio.sleep(0.05)  # it takes its time to clean up
+                assert not cluster.asked_for(RELEASE)
+    await eventually(lambda: not is_held(cluster, "a"))
+
+
+async def test_a_ghost_that_does_not_go_away_is_met_by_another_owner(
+    cluster: ScriptedCluster, clock: JumpClock, client: AsyncClient
+) -> None:
+    for node in cluster.nodes.values():
+        node.fault(RELEASE, 1000, answer=problem(503, "no_leader"))
+    lock = await client.lock("a", ttl=10).acquire()
+    await lose(lock, cluster, clock)
+    with pytest.raises(LockLost):
+        await lock.release()
+    acquiring = asyncio.create_task(client.lock("a").acquire())
+    await eventually(lambda: cluster.table.waiting_count() == 1)
+    cluster.table.advance(11)
+    again = await acquiring
+    assert again.owner != lock.owner
+    cluster.forget_faults()
+    await again.release()
+
+
+async def test_an_owner_that_the_user_named_stays(
+    cluster: ScriptedCluster, clock: JumpClock, make_client: MakeClient
+) -> None:
+    client = make_client(timeout=0.2)
+    for node in cluster.nodes.values():
+        node.fault(RELEASE, 1000, answer=problem(503, "no_leader"))
+    lock = await client.lock("a", ttl=10, owner="me").acquire()
+    with pytest.raises(Unavailable):
+        await lock.release()
+    with pytest.raises(Deadlock) as caught:
+        await client.lock("a", owner="me").acquire()
+    assert caught.value.cycle == ["me"]
 
 
 # --- Closing --------------------------------------------------------------------------------

@@ -117,6 +117,30 @@ async def test_run_leads_again_after_a_loss_until_the_work_is_done(
     assert await election.leader() is None
 
 
+async def test_run_leads_again_although_the_cluster_still_knows_the_lost_term(
+    cluster: ScriptedCluster, clock: JumpClock, client: AsyncClient
+) -> None:
+    tokens: list[int] = []
+
+    async def lead(term: Election) -> str:
+        tokens.append(term.token)
+        if len(tokens) == 1:
+            for node in cluster.nodes.values():
+                node.fault("/lock/renew", 1000, answer=problem(503, "no_leader"))
+            clock.jump(10)
+            await asyncio.Event().wait()
+        return "done"
+
+    running = asyncio.create_task(client.election("boss", ttl=10).run(lead))
+    await eventually(lambda: len(tokens) == 1)
+    await asyncio.sleep(0.05)
+    cluster.forget_faults()
+    clock.jump(2)
+    async with asyncio.timeout(10):
+        assert await running == "done"
+    assert tokens[1] > tokens[0]
+
+
 async def test_run_passes_on_what_the_work_raises(client: AsyncClient) -> None:
     async def lead(term: Election) -> None:
         raise ZeroDivisionError

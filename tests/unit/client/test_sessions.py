@@ -90,6 +90,23 @@ async def test_on_loss_everything_is_lost_together(
     assert all(isinstance(error, SessionLost) for error in lost)
 
 
+async def test_locks_lost_with_a_session_can_be_taken_again_at_once(
+    cluster: ScriptedCluster, clock: JumpClock, client: AsyncClient
+) -> None:
+    for node in cluster.nodes.values():
+        node.fault(KEEPALIVE, 1000, answer=problem(503, "no_leader"))
+    with pytest.raises(SessionLost):
+        async with client.session(ttl=9) as session, session.lock("a"), session.lock("b"):
+            clock.jump(9)
+            await asyncio.Event().wait()
+    with pytest.raises(SessionLost):
+        async with client.acquire_many(["c", "d"], ttl=9):
+            clock.jump(9)
+            await asyncio.Event().wait()
+    async with asyncio.timeout(5), client.acquire_many(["a", "b", "c", "d"], ttl=60) as locks:
+        locks.check()
+
+
 async def test_a_session_ended_by_the_cluster_is_lost_at_its_keepalive(
     cluster: ScriptedCluster, clock: JumpClock, client: AsyncClient
 ) -> None:
