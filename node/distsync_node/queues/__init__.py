@@ -1,0 +1,1 @@
+"""Queues on Redis: each change of state is one Lua script."""

@@ -27,8 +27,8 @@ none per group: what a script touches has to be declared before it knows which m
 
 and, outside all queues, `dsq:queues`, the sorted set of the names of queues.
 
-Place = (9 - priority) * 2^49 + sequence. It is given at the push and kept for life, so a message that
-comes back from a claim or from a delay is again before those pushed later.
+Place = (9 - priority) * 2^49 + sequence. It is given at the push and kept for life, so a message
+that comes back from a claim or from a delay is again before those pushed later.
 
 A message's life, each arrow one script:
 
@@ -36,25 +36,26 @@ A message's life, each arrow one script:
     delayed -> ready                         pop, sweep: its time has come
     ready | grouped -> in_flight             pop: token and deadline set, deliveries + 1
     in_flight -> gone                        ack
-    in_flight -> ready | delayed | grouped   nack; pop, sweep: deadline passed; unclaim: deliveries - 1
+    in_flight -> ready | delayed | grouped   nack; pop, sweep: deadline passed;
+                                             unclaim: deliveries - 1
     in_flight -> dead                        the same, but its deliveries are used up
     ready | delayed | grouped -> gone        pop, sweep: ttl; cancel; purge
     dead -> ready | grouped                  redrive, as if pushed now
     dead -> gone                             cancel, purge
 
-Invariants, which `tests/property/queue_checks.py` reads out of Redis after each step, and a planted bug
-that breaks each (`tests/property/queue_mutants.py`):
+Invariants, which `tests/property/queue_checks.py` reads out of Redis after each step, and a
+planted bug that breaks each (`tests/property/queue_mutants.py`):
 
  1. states and bodies have the same ids; none of them is a dead letter. (ack leaves the body)
- 2. Each of those ids is in exactly one of ready, delayed, grouped, in_flight. (a pop that leaves the
-    message in `ready` gives it to two; one that takes it out of everything loses it)
+ 2. Each of those ids is in exactly one of ready, delayed, grouped, in_flight. (a pop that leaves
+    the message in `ready` gives it to two; one that takes it out of everything loses it)
  3. in_flight holds exactly those with a token, scored by the deadline in their state; a receipt is
-    good if its token is that one and Redis' time is before the deadline. (ack that does not compare
-    the token, or takes a receipt after its deadline; extend that forgets the score)
- 4. deliveries = claims minus unclaims. It never exceeds max_deliveries, and reaching it without an ack
-    makes a dead letter, never sooner, never later. (off by one; unclaim that counts)
- 5. A group is in exactly one of: groups under an id, which is in flight; turns; delayed; and it is in
-    `groups` if and only if it has a message. Of its messages only the first can be claimed.
+    good if its token is that one and Redis' time is before the deadline. (ack that does not
+    compare the token, or takes a receipt after its deadline; extend that forgets the score)
+ 4. deliveries = claims minus unclaims. It never exceeds max_deliveries, and reaching it without an
+    ack makes a dead letter, never sooner, never later. (off by one; unclaim that counts)
+ 5. A group is in `groups` if and only if it has a message; then it is in exactly one of: `groups`
+    under an id, which is in flight; turns; delayed. Of its messages only the first can be claimed.
     (ack that does not settle the group stops it for ever)
  6. ready and turns are scored by what their members' states say. (nack to the end of the order)
  7. expiries holds exactly the waiting messages with a ttl. (put_back that forgets it)
@@ -64,9 +65,9 @@ that breaks each (`tests/property/queue_mutants.py`):
 What is written with one script is written whole or not at all: Redis runs scripts one by one, and
 each decides first and writes then. Where memory is full (`maxmemory`) Redis refuses a script at its
 first write if that is of a kind that can grow the data set, and lets all later writes pass. So push
-and redrive begin with HSET and are refused whole; pop, ack, nack, extend, unclaim, cancel, purge, sweep
-and configure begin with a removal and go through, and so the queue can be drained.
-(In Redis 7 this could be said by flags in a `#!lua` line, which 6.2 does not understand.)
+and redrive begin with HSET and are refused whole; pop, ack, nack, extend, unclaim, cancel, purge,
+sweep and configure begin with a removal and go through, and so the queue can be drained. (In Redis
+7 this could be said by flags in a `#!lua` line, which 6.2 does not understand.)
 """
 
 from __future__ import annotations

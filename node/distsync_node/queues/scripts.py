@@ -3,14 +3,15 @@
 A script's header is its contract, and the loader takes it at its word:
 
     -- KEYS: meta ready          the keys it touches, by the names of `model.KEY_NAMES`; they are
-                                 declared to Redis in this order, and `k.meta`, `k.ready` in the script
+                                 declared to Redis in this order, and `k.meta`, `k.ready` in the
+                                 script
     -- lib: clock state (groups) files of scripts/lib put in front of it, in this order. One in
-                                 parentheses is made on first use, by calling its name: its functions
-                                 are those of the table `groups()`
+                                 parentheses is made on first use, by calling its name: its
+                                 functions are those of the table `groups()`
 
 No script names a key in any other way, so each key it touches is declared. Functions are made anew
-each time Redis runs a script, which for those of all files costs as much as a push: hence the second
-form, and hence `k`, one value to close over where there would be fifteen.
+each time Redis runs a script, which for those of all files costs as much as a push: hence the
+second form, and hence `k`, one value to close over where there would be fifteen.
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""Connections to Redis: one shared pipeline per server, found by URL."""
