@@ -48,7 +48,7 @@ logger = logging.getLogger(__name__)
 
 # The disk thread must get the interpreter back soon after its fdatasync returns.
 SWITCH_INTERVAL_SECONDS = 0.00005
-TRANSFER_SECONDS = 2.0
+TRANSFER_SECONDS = 1.0
 SHUTDOWN_SECONDS = 5
 GC_THRESHOLDS = (50_000, 20, 50)
 

@@ -11,6 +11,8 @@ is answered.
 from __future__ import annotations
 
 import asyncio
+import sys
+from collections.abc import Coroutine
 from http import HTTPStatus
 from typing import Any
 
@@ -60,6 +62,13 @@ class _Direct:
         return {"type": "http.disconnect"}
 
 
+def _start(work: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop) -> asyncio.Task[None]:
+    """Start a task; where Python can, with its first step at once instead of a turn later."""
+    if sys.version_info >= (3, 12):
+        return asyncio.Task(work, loop=loop, eager_start=True)
+    return loop.create_task(work)
+
+
 def direct_protocol(gateway: Gateway) -> type[HttpProtocol]:
     """Return the protocol of the public port."""
     endpoints = gateway.direct_endpoints()
@@ -102,7 +111,9 @@ def direct_protocol(gateway: Gateway) -> type[HttpProtocol]:
             self._body_is_over()
             direct.is_arriving = False
             call = Call(self._scope(), direct.receive, b"".join(direct.body))
-            direct.task = self.loop.create_task(self._run(direct, call))
+            direct.task = _start(self._run(direct, call), self.loop)
+            if direct.response_complete:
+                direct.task = None
 
         def _body_is_over(self) -> None:
             if self._body_timer is not None:
