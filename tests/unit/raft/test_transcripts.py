@@ -1,7 +1,7 @@
 """Every scenario in transcripts/ goes exactly as it is written there.
 
-After a change that is meant to alter the protocol, run this file as a program to write the
-transcripts anew, and read the difference.
+After a change that is meant to alter the protocol, write the transcripts anew with
+`PYTHONPATH=tests python tests/unit/raft/test_transcripts.py`, and read the difference.
 """
 
 from __future__ import annotations

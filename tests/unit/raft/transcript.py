@@ -19,7 +19,8 @@ spaces are what the group did, everything else is comment. Positions are written
     crash ID / restart ID / start ID          the last one: a new, empty machine
     pause ID / resume ID         stop the process; what arrives meanwhile waits in its sockets
     cut A B ... / heal           no messages between A and B ... (one id alone: from everybody)
-    status / log ID / applied ID / quiet      the last one: do not print what `group` or next does
+    status / log ID / applied ID
+    quiet COMMAND ...            run a command and do not print what comes of it
 """
 
 from __future__ import annotations
