@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from distsync_node.locks.commands import Outcome, RefusalCode, Refused
+from distsync_node.locks.commands import LockMode, Outcome, RefusalCode, Refused
 from unit.locks.driver import EXCLUSIVE, SHARED, Locks, code_of
 
 
@@ -112,6 +112,32 @@ def test_earlier_waiters_of_a_full_semaphore_count() -> None:
     locks.wait("early", "b", key="second")
     closing = locks.acquire("late", "s", mode=SHARED, limit=1, wait_ms=1_000)
     assert cycle_of(closing) == ("late", "early")
+
+
+def test_holders_and_earlier_waiters_fill_a_semaphore_together() -> None:
+    locks = Locks()
+    locks.share("holder", "s", limit=2)
+    locks.hold("other", "t")
+    locks.wait_shared("early", "s", "t", limit=2)  # held up at t, with a place kept at s
+    locks.hold("late", "b")
+    locks.wait("early", "b", key="second")
+    closing = locks.acquire("late", "s", mode=SHARED, limit=2, wait_ms=1_000)
+    assert cycle_of(closing) == ("late", "early")
+
+
+@pytest.mark.parametrize("mode", [EXCLUSIVE, SHARED])
+def test_a_queue_reached_in_two_places_is_searched_up_to_the_later_one(mode: LockMode) -> None:
+    locks = Locks()
+    locks.hold("start", "s")
+    locks.share("early", "k")
+    locks.share("late", "k")
+    locks.hold("holder", "hot")
+    locks.wait("early", "hot", mode=mode)
+    locks.wait("between", "hot")
+    locks.wait("late", "hot", mode=mode)
+    locks.wait("between", "s", key="second")
+    closing = locks.acquire("start", "k", wait_ms=1_000)
+    assert cycle_of(closing) == ("start", "late", "between")
 
 
 def test_a_semaphore_with_room_does_not_count() -> None:
@@ -229,7 +255,7 @@ def test_readers_held_up_by_a_waiting_upgrade_count() -> None:
 
 
 @pytest.mark.parametrize("mode", [EXCLUSIVE, SHARED])
-def test_a_long_queue_of_owners_with_locks_of_their_own_is_no_deadlock(mode: object) -> None:
+def test_a_long_queue_of_owners_with_locks_of_their_own_is_no_deadlock(mode: LockMode) -> None:
     locks = Locks(checked=False)
     locks.hold("holder", "hot")
     for number in range(5_000):

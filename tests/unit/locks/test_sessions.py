@@ -86,6 +86,20 @@ def test_a_stale_expiry_of_a_session_kept_alive_is_a_no_op() -> None:
     assert locks.machine.session_view("s") is not None
 
 
+def test_an_expiry_of_a_session_names_the_very_deadline_in_force() -> None:
+    locks = Locks()
+    locks.open_session("s", ttl_ms=500)
+    stale = locks.machine.due(locks.now_ms + 500)
+    assert stale is not None
+    locks.pass_time(100)
+    locks.keep_alive("s")
+    locks.pass_time(500)  # the deadline in force has passed as well
+    locks.apply(stale)
+    assert locks.machine.session_view("s") is not None
+    assert locks.expire() is not None
+    assert locks.machine.session_view("s") is None
+
+
 def test_many_sessions_are_kept_alive_at_once_and_the_missing_are_named() -> None:
     locks = Locks()
     locks.open_session("s", ttl_ms=500)

@@ -65,6 +65,24 @@ def test_queues_tokens_and_dedupe_are_inside_the_snapshot() -> None:
     assert restored.machine.state_hash() == locks.machine.state_hash()
 
 
+def test_a_restored_session_ends_its_grants_in_the_same_order() -> None:
+    """The order decides the tokens of those who waited."""
+    locks = Locks()
+    locks.open_session("s")
+    locks.share("other", "older")
+    locks.share("owner", "newer", session="s")
+    locks.share("owner", "older", session="s")
+    locks.release("", "older", locks.token("older", "other"), force=True)
+    locks.wait("waits-for-older", "older")
+    locks.wait("waits-for-newer", "newer")
+    restored = locks.restored()
+    for one in (locks, restored):
+        one.close_session("s")
+    assert restored.endings == locks.endings
+    assert locks.token("newer", "waits-for-newer") < locks.token("older", "waits-for-older")
+    assert restored.machine.state_hash() == locks.machine.state_hash()
+
+
 def test_two_snapshots_in_a_row_are_the_same_bytes() -> None:
     locks = furnished()
     snapshot = locks.machine.snapshot()
