@@ -5,7 +5,7 @@ What it guarantees about belonging (what it guarantees as a member is in `partic
 - An empty member belongs to no cluster until a bootstrap that lists its very id, or a message that
   is addressed to its very id; it adopts at most one cluster, durably, before it votes.
 - Messages of another cluster, to another id or from a removed id change nothing.
-- A removed member hears nothing and answers nothing, also after a restart.
+- A removed member serves nothing, also after a restart.
 """
 
 from __future__ import annotations
@@ -300,7 +300,7 @@ class Replica:
             self._hear(self.participant, envelope.sender, envelope.versions, envelope.messages)
 
     def _judge(self, envelope: Envelope) -> AnswerCode:
-        if self.state in ("removed", "stopped"):
+        if self.state == "stopped" or (self._removed and self.participant is None):
             return AnswerCode.NOT_SERVING
         if envelope.to != self.member_id:
             return AnswerCode.MEMBER_MISMATCH

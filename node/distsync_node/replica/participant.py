@@ -6,7 +6,8 @@ What it guarantees, given a shell that executes effects in order and a disk that
 - `Rejected(NOT_LEADER)` means nothing was proposed; `LEADERSHIP_LOST` that it may have been. A
   retry under the same key attaches to the first attempt, so neither loses nor doubles anything.
 - Commands are proposed only by a leader whose no-op is applied, under stamps that never go back.
-- A member whose state differs from a quorum's, or that was removed, answers nothing any more.
+- A member whose state differs from a quorum's answers nothing any more; one that was removed only
+  takes part in elections, for what it knows to be committed.
 """
 
 from __future__ import annotations
@@ -189,6 +190,8 @@ class Participant:
         self._effects = effects
         if self.state == "member":
             self._dispatch(event)
+        elif self.state == "removed":
+            self._linger(event)
         else:
             self._refuse(event)
         if self._flush_wanted:
@@ -228,8 +231,23 @@ class Participant:
             case _:
                 assert_never(event)
 
+    def _linger(self, event: ParticipantEvent) -> None:
+        """A removed member serves nobody and wants nothing. But it may be the only one that knows
+        its removal to be committed, and without its vote the others may not find out."""
+        match event:
+            case PeerMessages():
+                for message in event.messages:
+                    if not isinstance(message, LeaseRequest | LeaseGrant | HashReport | Diverged):
+                        self._raft(
+                            Receive(now_ms=self._now_ms, sender=event.sender, message=message)
+                        )
+            case StoragePersisted():
+                self._raft(Persisted(now_ms=self._now_ms, seq=event.seq))
+            case _:
+                self._refuse(event)
+
     def _refuse(self, event: ParticipantEvent) -> None:
-        """A removed or stopped member ends every request and hears nothing."""
+        """A removed or stopped member ends every request."""
         if isinstance(event, Submit | SubmitRead | AwaitApplied | ChangeMembership):
             removed = self.state == "removed"
             self._reject(event.ref, RejectReason.REMOVED if removed else RejectReason.STOPPED)

@@ -70,7 +70,7 @@ class AnswerCode(IntEnum):
     CLUSTER_MISMATCH = 1
     MEMBER_MISMATCH = 2
     SENDER_REMOVED = 3  # the sender's id is tombstoned in the receiver's configuration
-    NOT_SERVING = 4  # the receiver is removed or has stopped
+    NOT_SERVING = 4  # the receiver has stopped
 
 
 class Answer(msgspec.Struct, frozen=True, array_like=True):

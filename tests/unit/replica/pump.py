@@ -125,6 +125,10 @@ class Pump:
             self._execute(replica, event, effect)
         replica.check_invariants()
 
+    def lose_everything_under_way(self) -> None:
+        """Lose what the network and the disks have not delivered yet."""
+        self._events.clear()
+
     def run(self, duration_ms: int) -> None:
         """Let time pass."""
         until_ms = self.now_ms + duration_ms

@@ -165,7 +165,10 @@ def test_a_removed_member_idles_and_its_messages_are_refused() -> None:
         )
     )
     assert removed.state == "removed"
-    assert hear(pump, victim.id).code is AnswerCode.NOT_SERVING
+    before = removed.raft.last_index if removed.raft is not None else None
+    hear(pump, victim.id)
+    assert removed.raft is not None
+    assert removed.raft.last_index == before
     assert removed.next_deadline_ms() is None
     assert removed.leader is None
     (effect,) = removed.step(
@@ -185,6 +188,30 @@ def test_a_member_told_of_its_removal_marks_it_on_disk_once() -> None:
     pump.step(MemberId("m1"), told)
     pump.step(MemberId("m1"), told)
     assert len(pump.of_kind(MarkRemoved)) == 1
+
+
+def test_a_leader_that_removed_itself_still_tells_the_others_what_is_committed() -> None:
+    """Its last messages are lost and another member is down: the survivor needs its word."""
+    pump = Pump()
+    leader = pump.form()
+    down, survivor = (m for m in pump.members if m.id != leader.member_id)
+    pump.cut = {down.id}
+    own = leader.configuration.member(leader.member_id)
+    assert own is not None
+    pump.step(
+        leader.member_id,
+        ChangeMembership(now_ms=pump.now_ms, ref=5, operation=ConfigOperation.REMOVE, member=own),
+    )
+    while not pump.of_kind(AdminDone, 5):
+        pump.run(1)
+    pump.lose_everything_under_way()
+    assert leader.state == "removed"
+    assert leader.member_id not in pump.replicas[survivor.id].configuration.removed
+    pump.run(4_000)
+    assert leader.member_id in pump.replicas[survivor.id].configuration.removed
+    pump.cut = set()
+    pump.run(3_000)
+    assert pump.leader.member_id in (survivor.id, down.id)
 
 
 def test_an_older_configuration_cannot_remove_anybody() -> None:
