@@ -144,11 +144,11 @@ class QueueStore:
         await self._runner.register(queue)
         request = (_checked(request_id), digest, push_id, lock, items)
         match await self._runner.run("push", queue, request, bodies):
-            case [["ok" | "repeated" as status, before, ready, created]]:
+            case [["ok" | "repeated" as status, first_id, before, ready, created]]:
                 if created:
                     await self._runner.register(queue, again=True)
                 return Pushed(
-                    ids=_ids(push_id, len(items), before), ready=ready, repeated=status != "ok"
+                    ids=_ids(first_id, len(items), before), ready=ready, repeated=status != "ok"
                 )
             case [["unverified", mark]]:
                 return FenceUnverified(mark=mark)

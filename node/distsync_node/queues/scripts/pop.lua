@@ -78,6 +78,9 @@ if #singles > 0 then call('ZREM', k.ready, unpack(singles)) end
 if #members > 0 then call('ZREM', k.grouped, unpack(members)) end
 if #claimed_groups > 0 then call('ZREM', k.turns, unpack(claimed_groups)) end
 if #expiring > 0 then call('ZREM', k.expiries, unpack(expiring)) end
+if choice.singles_turn then
+  call('HSET', k.meta, 'turn', choice.singles_turn, 'singles_turn', choice.singles_turn)
+end
 for _, one in ipairs(waste) do
   if is_spent(one.state) then
     ending().bury(one.id, one.state)
@@ -107,8 +110,5 @@ call('HSET', k.states, unpack(state_args))
 call('ZADD', k.in_flight, unpack(claim_args))
 call('HINCRBY', k.meta, 'delivered', #taken)
 if level then call('HSET', k.meta, 'rate', cmsgpack.pack(level - #taken, now)) end
-if choice.singles_turn then
-  call('HSET', k.meta, 'turn', choice.singles_turn, 'singles_turn', choice.singles_turn)
-end
 remember(request_id, digest, token, ids)
 return answer('ok', messages, ids, more or choice.more, -1)

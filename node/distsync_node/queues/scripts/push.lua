@@ -10,9 +10,9 @@
 --              item: {delay_ms, priority, ttl_ms, dedupe_id, group}; 0 and '' = not given
 -- ARGV[1 + i]  body of item i; its id is push_id .. '-' .. (i - 1)
 --
--- returns      {{'ok', {{index, id}, ...}, ready, created}}  index from 0: not pushed, as it was
---                  pushed before under that id; ready: how many can be claimed now
---              {{'repeated', as above}} | {{'reused'}}
+-- returns      {{'ok', push_id, {{index, id}, ...}, ready, created}}  index from 0: not pushed, as it
+--                  was pushed before under that id; ready: how many can be claimed now
+--              {{'repeated', ...}}: the same, push_id being that of the first call | {{'reused'}}
 --              {{'full', length, max_length}} | {{'fenced', newest}} | {{'unverified', mark}}
 --              error -OOM: memory is full, nothing was done
 local request_id, digest, push_id, fence, items = unpack(cmsgpack.unpack(ARGV[1]))
@@ -98,5 +98,5 @@ call('HSET', k.meta, 'born', born or now, 'sequence', sequence + #fresh,
 if verdict == 'raise' then fences().raise(lock, token) end
 for dedupe_id, id in pairs(deduped) do dedupe().remember(dedupe_id, id) end
 if #before > 0 then call('HINCRBY', k.meta, 'deduplicated', #before) end
-remember(request_id, digest, cmsgpack.pack({'repeated', before, 0, false}))
-return {cmsgpack.pack({'ok', before, ready_count, not born})}
+remember(request_id, digest, cmsgpack.pack({'repeated', push_id, before, 0, false}))
+return {cmsgpack.pack({'ok', push_id, before, ready_count, not born})}

@@ -1,0 +1,60 @@
+"""Queues on a real Redis whose time the test decides.
+
+The scripts of the package read Redis' TIME and nothing else. Here the one file that does so is read
+from this module instead: the time is the value of a key. There is no such door in the package.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import redis
+
+from distsync_node.queues.runner import Runner
+from distsync_node.queues.scripts import SourceReader, read_source
+from distsync_node.queues.store import QueueStore
+from redis_server import RedisServer
+
+NOW_KEY = "test:now"
+START_MS = 1_700_000_000_000
+CLOCK_SOURCE = f"local now = tonumber(call('GET', '{NOW_KEY}'))\n"
+
+
+def read_with_test_clock(path: str) -> str:
+    """Return the source of a script; the clock is the test's."""
+    return CLOCK_SOURCE if path == "lib/clock.lua" else read_source(path)
+
+
+def read_changed(read: SourceReader, changes: dict[str, Callable[[str], str]]) -> SourceReader:
+    """Return a reader that changes some files."""
+
+    def reader(path: str) -> str:
+        source = read(path)
+        return changes[path](source) if path in changes else source
+
+    return reader
+
+
+class Clock:
+    """The time of a server, which only the test moves."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._client = client
+        self.now_ms = START_MS
+        self.set()
+
+    def set(self) -> None:
+        """Tell the server, which may have been emptied."""
+        self._client.set(NOW_KEY, self.now_ms)
+
+    def advance(self, by_ms: int) -> None:
+        """Let time pass."""
+        self.now_ms += by_ms
+        self.set()
+
+
+async def open_store(server: RedisServer, read: SourceReader = read_with_test_clock) -> QueueStore:
+    """Return a store of a node, with the test's clock."""
+    runner = Runner(server.url, read_script=read)
+    await runner.start()
+    return QueueStore(runner)
