@@ -56,6 +56,7 @@ def build_public_app(
         "GET /lock/{name}": reads.lock,
         "GET /locks": reads.locks,
         "GET /cluster/status": cluster.status,
+        "GET /cluster/ring": cluster.ring,
         "GET /healthz": cluster.health,
         "GET /readyz": cluster.ready,
     }
@@ -176,7 +177,7 @@ class _Framework(FastAPI):
             PUBLIC_OPERATIONS,
             title="DistSync",
             description=(
-                "Locks, queues and a coherent cache for Kubernetes. Any node takes any call;"
+                "Locks for the applications of a cluster. Any node takes any call;"
                 " `Distsync-Leader` says where locks are decided, which saves a hop. Durations are"
                 " integer milliseconds. Errors are problem+json: look at `code`, and retry only"
                 " where `retriable` says so."

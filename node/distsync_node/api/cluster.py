@@ -7,11 +7,15 @@ from typing import Literal
 from distsync_node import __version__
 from distsync_node.api.call import Call
 from distsync_node.api.locks import encode
+from distsync_node.api.reads import query_of
 from distsync_node.api.schemas import (
     ConfigurationResponse,
     HealthResponse,
     MemberResponse,
     ReadyResponse,
+    RingQuery,
+    RingResponse,
+    RingServer,
     StatusResponse,
 )
 from distsync_node.errors import (
@@ -88,7 +92,7 @@ def why_unready(status: NodeStatus) -> DistSyncError | None:
 
 
 class ClusterEndpoints:
-    """GET /cluster/status, /healthz, /readyz"""
+    """GET /cluster/status, /cluster/ring, /healthz, /readyz"""
 
     def __init__(self, node: Node) -> None:
         self._node = node
@@ -120,6 +124,34 @@ class ClusterEndpoints:
                 locks=counts.locks,
                 waiters=counts.waiting_requests,
                 sessions=counts.sessions,
+            )
+        )
+
+    async def ring(self, call: Call) -> bytes:
+        """GET /cluster/ring?key="""
+        key = query_of(call, RingQuery).key
+        view = self._node.ring()
+        shares = view.shares()
+        configuration = self._node.status().configuration
+        owner = view.owner(key) if key is not None else None
+        return encode(
+            RingResponse(
+                epoch=view.epoch,
+                virtual_nodes=view.state.virtual_nodes,
+                servers=[
+                    RingServer(
+                        name=server.name,
+                        member_id=server.member,
+                        incarnation=server.incarnation,
+                        weight=server.weight,
+                        share=round(shares[server.name], 6),
+                        client_url=member.client_url if member is not None else "",
+                    )
+                    for server in view.state.servers
+                    for member in (configuration.member(server.member),)
+                ],
+                key=key,
+                owner=owner.name if owner is not None else None,
             )
         )
 

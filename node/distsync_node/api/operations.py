@@ -382,6 +382,23 @@ SESSION_OPERATIONS = (
     ),
 )
 
+_RING = {
+    "epoch": 3,
+    "virtual_nodes": 160,
+    "servers": [
+        {
+            "name": "node-1",
+            "member_id": "m-3f9a6c21",
+            "incarnation": 5126933103096310,
+            "weight": 1.0,
+            "share": 1.0,
+            "client_url": "http://node-1:8080",
+        }
+    ],
+    "key": "emails",
+    "owner": "node-1",
+}
+
 NODE_OPERATIONS = (
     Operation(
         method="GET",
@@ -393,6 +410,19 @@ NODE_OPERATIONS = (
         response=schemas.StatusResponse,
         answers={"leader": _STATUS},
         errors=_LIMITED,
+    ),
+    Operation(
+        method="GET",
+        path="/cluster/ring",
+        id="cluster_ring",
+        tag="cluster",
+        summary="Read the ring and who owns a key",
+        description="Served without asking others. A name is owned by the first virtual node"
+        " clockwise of it; each change of the ring has an epoch of its own.",
+        query=schemas.RingQuery,
+        response=schemas.RingResponse,
+        answers={"one_node": _RING},
+        errors=(*_LIMITED, errors.BadRequest),
     ),
     Operation(
         method="GET",

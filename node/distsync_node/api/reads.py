@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from typing import TypeVar
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -104,14 +105,17 @@ def _text_query(call: Call) -> dict[str, str]:
     return query
 
 
-def query_of(call: Call) -> LocksQuery:
-    """Return the checked parameters of GET /locks.
+Query = TypeVar("Query", bound=msgspec.Struct)
+
+
+def query_of(call: Call, kind: type[Query]) -> Query:
+    """Return the checked parameters of a GET.
 
     Raises:
         BadRequest: one is unknown, there twice or out of range.
     """
     try:
-        return msgspec.convert(_text_query(call), LocksQuery, strict=False)
+        return msgspec.convert(_text_query(call), kind, strict=False)
     except msgspec.ValidationError as error:
         raise field_error(error) from None
 
@@ -133,7 +137,7 @@ class LockReads:
 
     async def locks(self, call: Call) -> bytes:
         """GET /locks"""
-        query = query_of(call)
+        query = query_of(call, LocksQuery)
         await self._barrier()
         now_ms = self._node.leader_time_ms()
         views = self._node.machine.lock_views(query.prefix, query.after, query.limit)

@@ -141,7 +141,7 @@ def _allowed(candidates: dict[str, Endpoint]) -> list[str]:
 def _not_found(path: bytes) -> str:
     if path.startswith(b"/lock/") and path.count(b"/") > len(b"//"):
         return "no such path; a / within a lock name is written %2F"
-    return "no such path"
+    return "no such path; /openapi.json lists them"
 
 
 def decoded_segment(call: Call, field: str) -> str:

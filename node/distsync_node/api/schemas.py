@@ -311,6 +311,35 @@ class ReadyResponse(_Response, frozen=True):
     status: Literal["ready"] = "ready"
 
 
+class RingQuery(_Request, frozen=True):
+    """GET /cluster/ring"""
+
+    key: Annotated[
+        str | None, Meta(description="Name of a queue or of a cached value: whose is it?")
+    ] = None
+
+
+class RingServer(_Response, frozen=True):
+    """One node of the ring; `share` is the part of all keys that it owns."""
+
+    name: str
+    member_id: str
+    incarnation: int
+    weight: float
+    share: float
+    client_url: str
+
+
+class RingResponse(_Response, frozen=True):
+    """GET /cluster/ring?key=: the ring as this node knows it, and who owns `key`."""
+
+    epoch: int
+    virtual_nodes: int
+    servers: list[RingServer]
+    key: str | None = None
+    owner: str | None = None
+
+
 class Problem(_Response, omit_defaults=True, frozen=True):
     """application/problem+json (RFC 9457); members without a value are left out.
 

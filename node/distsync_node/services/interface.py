@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from distsync_node.cluster.ring_view import RingView
 from distsync_node.locks.commands import LockCommand, Outcome
 from distsync_node.locks.machine import LockMachine
 from distsync_node.raft.types import Configuration, LogIndex, Member, MemberId
@@ -93,6 +94,10 @@ class Node(Protocol):
 
     def leader_client_url(self) -> str | None:
         """Where clients reach the leader, if one is known."""
+        ...
+
+    def ring(self) -> RingView:
+        """Return the ring as known here."""
         ...
 
     async def bootstrap(self, cluster_id: str, members: tuple[Member, ...]) -> None:

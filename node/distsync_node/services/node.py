@@ -14,6 +14,7 @@ from typing import Literal, assert_never
 
 import msgspec
 
+from distsync_node.cluster.ring_view import RingView
 from distsync_node.errors import (
     AlreadyBootstrapped,
     ConfigConflict,
@@ -105,6 +106,7 @@ class NodeService:
         self._name = name
         self._client = client
         self._runtime: Runtime | None = None
+        self._ring = RingView()
         self._background: set[asyncio.Task[None]] = set()
         self._ends_requests = False
         self.draining = False
@@ -521,6 +523,12 @@ class NodeService:
         if member_id not in configuration.voters:
             return "learner"
         return "follower" if role is Role.FOLLOWER else "candidate"
+
+    def ring(self) -> RingView:
+        """See `interface.Node.ring`."""
+        if self._runtime is not None:
+            self._ring.adopt(self._runtime.replica.ring)
+        return self._ring
 
     # --- Administration -------------------------------------------------------------------------
 

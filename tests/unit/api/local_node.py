@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
+from distsync_node.cluster.ring_state import EMPTY_RING, EnterRing, Incarnation, Server, apply
+from distsync_node.cluster.ring_view import RingView
 from distsync_node.errors import ConfigConflict, DistSyncError
 from distsync_node.locks.commands import Cancel, Done, Granted, LockCommand, Outcome, Waiting
 from distsync_node.locks.machine import LockMachine
@@ -155,6 +157,17 @@ class LocalNode:
             "leader_changes": 2,
         }
         return NodeStatus(**{**fields, **self.changes})
+
+    def ring(self) -> RingView:
+        view = RingView()
+        state = EMPTY_RING
+        for name in ("node-1", "node-2"):
+            server = Server(
+                name=name, member=MemberId(f"id-{name}"), incarnation=Incarnation(7), weight=1.0
+            )
+            state = apply(state, EnterRing(server=server))
+        view.adopt(state)
+        return view
 
     def leader_client_url(self) -> str | None:
         return LEADER_URL if self.leader is not None else None

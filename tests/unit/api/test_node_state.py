@@ -102,3 +102,27 @@ async def test_unready_says_why(
     assert answer.headers["retry-after"] == "1"
     assert answer.json()["code"] == code
     assert answer.json()["detail"]
+
+
+# --- The ring -----------------------------------------------------------------------------------
+
+
+async def test_the_ring_shows_its_servers_and_their_shares(client: httpx.AsyncClient) -> None:
+    ring = (await client.get("/cluster/ring")).json()
+    assert (ring["epoch"], ring["virtual_nodes"]) == (2, 160)
+    assert [server["name"] for server in ring["servers"]] == ["node-1", "node-2"]
+    assert sum(server["share"] for server in ring["servers"]) == pytest.approx(1.0, abs=1e-5)
+    assert (ring["key"], ring["owner"]) == (None, None)
+
+
+async def test_the_ring_says_who_owns_a_key(client: httpx.AsyncClient, node: LocalNode) -> None:
+    for key in ("emails", "orders/42", "ü {x}"):
+        ring = (await client.get("/cluster/ring", params={"key": key})).json()
+        owner = node.ring().owner(key)
+        assert owner is not None
+        assert (ring["key"], ring["owner"]) == (key, owner.name)
+
+
+@pytest.mark.parametrize("query", ["keys=x", "key=a&key=b", "key=%ff"])
+async def test_the_ring_refuses_a_wrong_query(client: httpx.AsyncClient, query: str) -> None:
+    assert (await client.get(f"/cluster/ring?{query}")).status_code == 422
