@@ -30,7 +30,7 @@ from distsync_node.raft.types import (
     Snapshot,
 )
 from distsync_node.replica.clock import LeaderClock
-from distsync_node.replica.genesis import blank_snapshot, genesis_snapshot
+from distsync_node.replica.genesis import blank_snapshot, founders_digest, genesis_snapshot
 from distsync_node.replica.participant import Participant, Random
 from distsync_node.replica.types import (
     AdminDone,
@@ -124,6 +124,22 @@ class Replica:
         return self.participant.cluster_id if self.participant is not None else ""
 
     @property
+    def genesis(self) -> tuple[Member, ...]:
+        """The founders of the cluster, as far as this member knows them."""
+        if self.participant is not None:
+            return self.participant.genesis
+        if self._initialising is not None:
+            return msgspec.msgpack.decode(self._initialising.data, type=ReplicaState).genesis
+        return ()
+
+    @property
+    def founders(self) -> int:
+        """A digest of `genesis`; 0 while it is unknown."""
+        if self.participant is not None:
+            return self.participant.founders
+        return founders_digest(self.genesis)
+
+    @property
     def cluster_version(self) -> int:
         """The version by which entries are applied."""
         if self.participant is None:
@@ -167,6 +183,7 @@ class Replica:
             to=to,
             versions=self._options.supported_versions,
             messages=messages,
+            genesis=self.founders,
         )
 
     def next_deadline_ms(self) -> int | None:
@@ -230,8 +247,7 @@ class Replica:
         elif self.participant is not None:
             self._bootstrap_again(event, self.participant.cluster_id, self.participant.genesis)
         elif self._initialising is not None:
-            genesis = msgspec.msgpack.decode(self._initialising.data, type=ReplicaState).genesis
-            self._bootstrap_again(event, self._initialising.meta.cluster_id, genesis)
+            self._bootstrap_again(event, self._initialising.meta.cluster_id, self.genesis)
         elif not any(member.id == self.member_id for member in event.members):
             self._reject(event.ref, RejectReason.NOT_LISTED)
         else:
@@ -308,6 +324,9 @@ class Replica:
         if self._initialising is not None:
             cluster_id = self._initialising.meta.cluster_id
         if cluster_id and cluster_id != envelope.cluster_id:
+            return AnswerCode.CLUSTER_MISMATCH
+        founders = self.founders
+        if founders and envelope.genesis and founders != envelope.genesis:
             return AnswerCode.CLUSTER_MISMATCH
         if envelope.sender in self.configuration.removed:
             return AnswerCode.SENDER_REMOVED

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import msgspec
 
 from distsync_node.locks.machine import LockMachine
@@ -17,6 +19,19 @@ from distsync_node.replica.policy import wanted_voters
 from distsync_node.replica.types import ReplicaState
 
 MAX_VOTERS = 7
+
+
+def founders_digest(members: tuple[Member, ...]) -> int:
+    """Return 48 bits that tell one list of founders from another; 0 for an unknown list.
+
+    An operator that names the cluster after its resource may found it twice: when the first call is
+    late and a founder's disk was lost meanwhile, the second has another list under the same id.
+    Members of the two must not take each other for theirs: their quorums need not meet.
+    """
+    if not members:
+        return 0
+    ids = msgspec.msgpack.encode([member.id for member in members])
+    return int.from_bytes(hashlib.blake2b(ids, digest_size=6).digest(), "big") or 1
 
 
 def genesis_snapshot(cluster_id: str, members: tuple[Member, ...], version: int) -> Snapshot:

@@ -82,6 +82,7 @@ from distsync_node.raft.types import (
 from distsync_node.replica.administration import is_in_force, standings, takes_a_live_name
 from distsync_node.replica.clock import LeaderClock
 from distsync_node.replica.divergence import HashBoard
+from distsync_node.replica.genesis import founders_digest
 from distsync_node.replica.policy import next_change
 from distsync_node.replica.requests import NO_REF, Batch, Requests
 from distsync_node.replica.serving import Serving
@@ -299,6 +300,7 @@ class Participant:
         state = _decode_state(snapshot.data)
         self.machine = LockMachine.restore(state.machine)
         self.genesis = state.genesis
+        self.founders = founders_digest(state.genesis)
         if self.serving.restore(state.ring, self._now_ms):
             self._ring_changed()
         self.cluster_version = snapshot.meta.cluster_version

@@ -54,6 +54,8 @@ class Envelope(msgspec.Struct, frozen=True, array_like=True):
     """Messages of one member to another. Addresses get reused, so ids say who is meant.
 
     `versions` are the lowest and highest cluster version the sender supports; (0, 0) is unknown.
+    `genesis` stands for the list of founders, since one cluster id may have been given to two lists
+    (`genesis.founders_digest`); 0 is unknown.
     """
 
     cluster_id: str
@@ -61,6 +63,7 @@ class Envelope(msgspec.Struct, frozen=True, array_like=True):
     to: MemberId
     versions: tuple[int, int]
     messages: tuple[PeerMessage, ...]
+    genesis: int = 0
 
 
 class AnswerCode(IntEnum):

@@ -138,6 +138,20 @@ def test_messages_of_another_cluster_or_for_another_id_change_nothing() -> None:
     assert before == [(r.raft.term, r.raft.last_index) for r in pump.replicas.values() if r.raft]
 
 
+def test_one_cluster_id_given_to_two_lists_of_founders_makes_two_clusters() -> None:
+    """The first founder's disk was lost; its late call reached one of the others nevertheless."""
+    pump = Pump()
+    wiped = Member(id=MemberId("lost"), name="n1", peer_url="http://n1")
+    first_list = (wiped, *pump.members[1:])
+    for member, listed in zip(pump.members, (pump.members, first_list, pump.members), strict=True):
+        pump.step(member.id, Bootstrap(now_ms=pump.now_ms, ref=1, cluster_id="k", members=listed))
+    pump.run(3_000)
+    assert pump.leader.member_id in ("m1", "m3")
+    strayed = pump.replicas[MemberId("m2")]
+    assert strayed.raft is not None
+    assert (strayed.leader, strayed.raft.last_index) == (None, 1)
+
+
 def test_a_removed_member_idles_and_its_messages_are_refused() -> None:
     pump = Pump()
     leader = pump.form()
