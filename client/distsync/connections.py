@@ -7,6 +7,7 @@ was sent and not answered may have been done.
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import ssl as ssl_module
 from collections.abc import AsyncGenerator
@@ -179,6 +180,9 @@ def describe(error: BaseException) -> str:
     """Return what went wrong, in a few words."""
     if isinstance(error, TimeoutError) and not isinstance(error, aiohttp.ConnectionTimeoutError):
         return "no answer in time"
+    if isinstance(error, aiohttp.ClientConnectorError):
+        reason = os.strerror(error.errno) if error.errno else str(error.os_error)
+        return f"{error.host}:{error.port}: {reason}"
     return str(error) or type(error).__name__
 
 

@@ -115,6 +115,9 @@ def test_a_forced_release_needs_the_secret_and_leaves_a_log_line(cluster: Up, na
     lines = [json.loads(line) for line in logs.splitlines() if name in line]
     assert [(line["action"], line["result"]) for line in lines] == [("force_release", "done")]
 
+    again = distsync(*force, f"--secret-file={cluster.secret_file}", url=cluster.url)
+    assert (again.returncode, again.stderr) == (1, f"distsync: {name} is not held (not_holder)\n")
+
 
 def test_watch_prints_each_change_as_a_line(cluster: Up, name: str) -> None:
     with subprocess.Popen(

@@ -189,7 +189,10 @@ def test_a_second_up_in_the_same_directory_is_refused(start: Callable[..., Up]) 
     up.next_event("ready")
     ended = distsync("up", "--nodes=1", f"--data-dir={up.data_dir}")
     assert (ended.returncode, ended.stdout) == (2, "")
-    assert ended.stderr == f"distsync: another distsync up is running in {up.data_dir}\n"
+    assert ended.stderr == (
+        f"distsync: another distsync up is running in {up.data_dir};"
+        " stop it or give another --data-dir\n"
+    )
 
 
 def test_other_ports_for_a_cluster_that_exists_are_refused(start: Callable[..., Up]) -> None:

@@ -63,6 +63,9 @@ def main() -> NoReturn:
         _exit(failure.message, failure.exit_code)
     except DistSyncError as error:
         _exit(f"{error.detail} ({error.code})", ExitCode.FAILED)
+    except click.exceptions.NoArgsIsHelpError as error:  # a group without a subcommand
+        click.echo(error.message, err=True)
+        sys.exit(ExitCode.USAGE)
     except click.UsageError as error:
         _exit(_usage_line(error), ExitCode.USAGE)
     except click.ClickException as error:

@@ -87,7 +87,9 @@ class ClusterDir:
             try:
                 fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise _refusal(f"another distsync up is running in {path}") from None
+                raise _refusal(
+                    f"another distsync up is running in {path}; stop it or give another --data-dir"
+                ) from None
             if fresh:
                 _remove_ours(path)
             shape = None

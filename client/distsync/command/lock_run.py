@@ -33,7 +33,21 @@ _TELL_AFTER_SECONDS = 0.3
 _CANCELLING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
-@click.command()
+class _Run(click.Command):
+    """Takes what follows `--` as it is; says so when an option of the command came without it."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        separated = "--" in args
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            if separated:
+                raise
+            message = f"{error.format_message().rstrip('.')}; write -- before the command"
+            raise click.UsageError(message, ctx) from None
+
+
+@click.command(cls=_Run)
 @lock_options
 @click.option("--wait", type=DurationType(), help="How long to wait for it.  [default: for ever]")
 @click.option(

@@ -19,7 +19,7 @@ from distsync.command.lock_run import run
 from distsync.command.options import Options, cluster_options
 from distsync.command.output import emit, render_json, render_table
 from distsync.core import new_request_id
-from distsync.errors import DistSyncError
+from distsync.errors import DistSyncError, NotHolder
 from distsync.models import GrantBody, LockInfo
 
 _TIMEOUT_SECONDS = 5.0
@@ -116,7 +116,11 @@ async def _release(options: Options, name: str, owner: str | None, token: int) -
 
 async def _force_release(admin: Admin, name: str, owner: str, token: int) -> None:
     async with admin:
-        await admin.force_release(name, owner, token, new_request_id())
+        try:
+            await admin.force_release(name, owner, token, new_request_id())
+        except NotHolder as error:
+            named = " by that owner or token" if owner or token else ""
+            raise Failure(f"{name} is not held{named} (not_holder)", code=error.code) from None
 
 
 @lock.command()

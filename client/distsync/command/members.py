@@ -23,6 +23,16 @@ from distsync.models import Member
 _CATCH_UP_POLL_SECONDS = 0.2
 
 
+def _one_url(ctx: click.Context, param: click.Parameter, value: str) -> str:
+    try:
+        urls = parse_urls(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error), ctx, param) from None
+    if len(urls) > 1:
+        raise click.BadParameter("one URL is expected", ctx, param)
+    return urls[0]
+
+
 @click.group()
 def member() -> None:
     """Change who is in the cluster (administrators only)."""
@@ -43,7 +53,7 @@ def list_members(options: Options) -> None:
 
 
 @member.command()
-@click.argument("new_peer_url", metavar="PEER_URL")
+@click.argument("new_peer_url", metavar="PEER_URL", callback=_one_url)
 @click.option("--voter", is_flag=True, help="Wait until it has caught up, then promote it.")
 @click.option("--wait", type=DurationType(), default="1m", help="How long; with --voter.")
 @cluster_options
@@ -58,11 +68,10 @@ def add(
     peer_url: str | None,
 ) -> None:
     """Add the empty node that listens at PEER_URL as a learner."""
-    (new_url,) = parse_urls(new_peer_url)[:1]
 
     async def change() -> MembershipAnswer:
         async with Admin(options, secret_file, peer_url) as admin:
-            who = await admin.identity(new_url)
+            who = await admin.identity(new_peer_url)
             answer = await admin.add(who)
             return await _promote_when_ready(admin, who.member_id, wait) if voter else answer
 
@@ -142,7 +151,7 @@ def transfer(
 
 
 @member.command()
-@click.argument("removed_peer_url", metavar="PEER_URL")
+@click.argument("removed_peer_url", metavar="PEER_URL", callback=_one_url)
 @cluster_options
 @admin_options
 @click.pass_obj
@@ -150,11 +159,10 @@ def archive(
     options: Options, removed_peer_url: str, secret_file: Path | None, peer_url: str | None
 ) -> None:
     """Move the data of the removed node at PEER_URL aside, so that it starts again empty."""
-    (url,) = parse_urls(removed_peer_url)[:1]
 
     async def change() -> str:
         async with Admin(options, secret_file, peer_url) as admin:
-            return (await admin.archive(url)).archived_to
+            return (await admin.archive(removed_peer_url)).archived_to
 
     where = asyncio.run(change())
     emit(render_json({"archived_to": where}) if options.json else f"archived to {where}")

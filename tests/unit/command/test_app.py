@@ -57,6 +57,11 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
         (["lock", "acquire", "a", "--limit", "0"], "'--limit'"),
         (["lock", "release", "a"], "--token is needed"),
         (["lock", "run", "a"], "Missing argument 'COMMAND...'"),
+        (["lock", "run", "a", "ls", "-l"], "write -- before the command"),
+        (["lock", "run", "a", "--nonsense", "--", "ls", "-l"], "No such option '--nonsense'"),
+        (["member", "add", "x"], "'x' is not a URL such as http://127.0.0.1:8081"),
+        (["member", "archive", "x"], "'x' is not a URL such as http://127.0.0.1:8081"),
+        (["member", "add", "http://a:1,http://b:1"], "one URL is expected"),
         (["status", "--url", "localhost:8081"], "is not a URL such as http://127.0.0.1:8081"),
         (["up", "--nodes", "10"], "'--nodes'"),
         (["up", "--base-port", "65500"], "'--base-port'"),
@@ -73,6 +78,13 @@ def test_wrong_usage_is_one_line_and_exit_code_2(run: Run, arguments: list[str],
     assert ended.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("arguments", [[], ["lock"], ["member"]])
+def test_without_a_subcommand_the_help_is_shown_as_it_is(run: Run, arguments: list[str]) -> None:
+    ended = run(*arguments)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr == run(*arguments, "--help").stdout
+
+
 def test_a_cluster_that_does_not_answer_is_one_line_and_exit_code_1(
     run: Run,
 ) -> None:
@@ -81,6 +93,13 @@ def test_a_cluster_that_does_not_answer_is_one_line_and_exit_code_1(
     assert ended.stderr == (
         f"distsync: no node answers: no answer from {NOWHERE}/cluster/status: Connection refused\n"
     )
+
+
+def test_a_lock_call_without_a_cluster_names_the_address_and_the_reason(run: Run) -> None:
+    ended = run("lock", "show", "a", "--url", NOWHERE)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert "127.0.0.1:9: Connection refused" in ended.stderr
+    assert ended.stderr.count("\n") == 1
 
 
 def test_a_command_that_does_not_exist_takes_no_lock(run: Run) -> None:
