@@ -18,7 +18,7 @@ from distsync.latches import Latch
 from distsync.lock_sets import LockSet
 from distsync.locks import Lock, OnLost
 from distsync.models import ClusterStatus, LockInfo
-from distsync.nodes import parse_urls
+from distsync.nodes import DEFAULT_URLS, parse_urls
 from distsync.sessions import Session
 from distsync.transport import Transport
 from distsync.waiting import Wait
@@ -34,7 +34,7 @@ class AsyncClient:
     leader. Calls ride out failures of nodes for `timeout` and repeat only what is safe. It belongs
     to the event loop in which it is first used.
 
-        async with AsyncClient("http://127.0.0.1:8080") as client:
+        async with AsyncClient("http://127.0.0.1:8081") as client:
             async with client.lock("orders/42", ttl=10) as lock:
                 await write(order, fence=lock.token)
 
@@ -43,7 +43,7 @@ class AsyncClient:
 
     def __init__(
         self,
-        urls: str | Iterable[str] = "http://127.0.0.1:8080",
+        urls: str | Iterable[str] = DEFAULT_URLS,
         *,
         timeout: Duration = 10.0,
         owner: str | None = None,
@@ -54,7 +54,8 @@ class AsyncClient:
         """Make a client; nothing is sent yet.
 
         Args:
-            urls: node URLs, as a list or separated by commas; any of them will do.
+            urls: node URLs, as a list or separated by commas; any of them will do. The default is
+                where `distsync up` runs three nodes: ports 8081 to 8083 here.
             timeout: how long a call rides out an outage; time spent waiting for a lock that
                 others hold is not counted.
             owner: the owner of every lock; by default each task is an owner of its own.
@@ -123,7 +124,8 @@ class AsyncClient:
                 dies, the lock is free after at most this.
             wait: how long to wait for others; None (the default) for ever, 0 not at all.
             shared: hold it together with other shared holders.
-            owner: by default the current task. An owner is not re-entrant.
+            owner: by default the current task. An owner is not re-entrant: one that waits for a
+                lock which it holds itself is refused with `Deadlock`.
             on_lost: called once if the lease is lost, with the `LockLost`.
         """
         return Lock(

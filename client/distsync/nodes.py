@@ -22,7 +22,10 @@ from yarl import URL
 
 from distsync.models import ClusterStatus
 
-__all__ = ["Endpoint", "NodeSet", "parse_urls"]
+__all__ = ["DEFAULT_URLS", "Endpoint", "NodeSet", "parse_urls"]
+
+# Where `distsync up` runs three nodes.
+DEFAULT_URLS = ("http://127.0.0.1:8081", "http://127.0.0.1:8082", "http://127.0.0.1:8083")
 
 _REST_SECONDS = 0.25
 _LONGEST_REST_SECONDS = 5.0
@@ -38,7 +41,7 @@ def parse_urls(urls: str | Iterable[str]) -> tuple[str, ...]:
     given = urls.split(",") if isinstance(urls, str) else list(urls)
     found = [normalize_url(text) for text in given if text.strip()]
     if not found:
-        raise ValueError("at least one node URL is needed, such as http://127.0.0.1:8080")
+        raise ValueError("at least one node URL is needed, such as http://127.0.0.1:8081")
     return tuple(dict.fromkeys(found))
 
 
@@ -50,7 +53,7 @@ def normalize_url(text: str) -> str:
     except ValueError as error:
         raise ValueError(f"{text!r} is not a node URL: {error}") from None
     if url.scheme not in ("http", "https") or not url.host or url.query_string or url.fragment:
-        raise ValueError(f"{text!r} is not a node URL such as http://127.0.0.1:8080")
+        raise ValueError(f"{text!r} is not a node URL such as http://127.0.0.1:8081")
     return str(url).rstrip("/")
 
 

@@ -17,7 +17,7 @@ from distsync.elections import Election
 from distsync.errors import ClientClosed
 from distsync.locks import OnLost
 from distsync.models import ClusterStatus, LockInfo
-from distsync.nodes import parse_urls
+from distsync.nodes import DEFAULT_URLS, parse_urls
 from distsync.owners import FixedOwner, OneOwner, Owners
 from distsync.portal import Portal
 from distsync.sync_locks import SyncLock, SyncLockSet, SyncSession, in_thread
@@ -35,7 +35,7 @@ class Client:
     was forked gets connections, ids and a thread of its own at its first call; locks made before
     the fork stay with the parent.
 
-        with Client("http://127.0.0.1:8080") as client:
+        with Client("http://127.0.0.1:8081") as client:
             with client.lock("orders/42", ttl=10) as lock:
                 write(order, fence=lock.token)
                 lock.check()                       # raises LockLost if it was lost
@@ -45,7 +45,7 @@ class Client:
 
     def __init__(
         self,
-        urls: str | Iterable[str] = "http://127.0.0.1:8080",
+        urls: str | Iterable[str] = DEFAULT_URLS,
         *,
         timeout: Duration = 10.0,
         owner: str | None = None,

@@ -11,8 +11,7 @@ from urllib.parse import urlsplit
 import click
 
 from distsync.command.output import OutputFormat
-
-DEFAULT_URLS = ("http://127.0.0.1:8081", "http://127.0.0.1:8082", "http://127.0.0.1:8083")
+from distsync.nodes import DEFAULT_URLS
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
