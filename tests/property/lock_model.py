@@ -30,6 +30,8 @@ from distsync_node.locks.commands import (
 X = LockMode.EXCLUSIVE
 S = LockMode.SHARED
 
+NOBODY = RequestKey("", "")
+
 # ("granted", owner, mode, tokens, deadline), ("waiting", attempt), ("refused", code), ...
 Answer = tuple[Any, ...]
 
@@ -443,14 +445,14 @@ class LockModel:
     # --- Endings --------------------------------------------------------------------------
 
     def _lose(self, held: Held) -> None:
-        known = self.memory.get(held.key)
-        if known is not None and known.state == "held":
-            mine = [(h.name, h.owner, h.token) for h in self.held if h.key == held.key]
-            if (held.name, held.owner, held.token) in mine:
-                self._over(held.key, known.digest, ("refused", RefusalCode.LOCK_LOST))
-                for other in self.held:
-                    if other.key == held.key:
-                        other.key = RequestKey("", "")  # nobody asks for it any more
+        """The request of a grant that ends is lost, and with it its claim to its other grants."""
+        key = held.key
+        if key == NOBODY:
+            return
+        self._over(key, self.memory[key].digest, ("refused", RefusalCode.LOCK_LOST))
+        for one in self.held:
+            if one.key == key:
+                one.key = NOBODY
 
     def _end_grant(self, held: Held) -> None:
         self._lose(held)
