@@ -82,9 +82,7 @@ def main(arguments: list[str] | None = None) -> int:
     for result in results_of(((seed, options.profile) for seed in seeds), options.processes):
         runs += 1
         faults.setdefault(result.profile, Counter()).update(result.faults)
-        totals.update(
-            steps=result.steps, operations=result.operations, entries=result.entries
-        )
+        totals.update(steps=result.steps, operations=result.operations, entries=result.entries)
         if result.failure is not None:
             failed += 1
             print(describe_failure(result, options.lines), flush=True)

@@ -56,6 +56,11 @@ class Disk:
         """Whether a write is under way."""
         return bool(self._writing)
 
+    @property
+    def writes_snapshot(self) -> bool:
+        """Whether a snapshot is on its way to the disk."""
+        return any(isinstance(one, Persist) and one.snapshot is not None for one in self._writing)
+
     def submit(self, effect: Persist | Initialise | MarkRemoved) -> None:
         """Queue an effect; `on_done` is told once it is durable."""
         self._queue.append(effect)

@@ -25,6 +25,8 @@ class Nemesis:
     def start(self) -> None:
         """Begin."""
         self._kernel.after(self._gap_us(), self._act)
+        if self._world.forming and self._rng.random() < 0.5:
+            self._wipe_founder()
 
     def stop(self) -> None:
         """Begin nothing any more."""
@@ -139,14 +141,20 @@ class Nemesis:
 
     def _crash_writing(self) -> None:
         """Crash a host at the next moment at which its disk is in the middle of a write."""
-        self._watch_disk(self._any_host(), 200)
+        self._watch_disk(self._any_host(), 200, snapshots=False)
 
-    def _watch_disk(self, host: Host, tries: int) -> None:
-        if host.alive and host.disk.busy:
-            self._kernel.faults["crash_writing"] += 1
+    def _crash_snapshot(self) -> None:
+        """Crash a host between a snapshot and the log record that goes with it."""
+        self._watch_disk(self._any_host(), 4_000, snapshots=True)
+
+    def _watch_disk(self, host: Host, tries: int, snapshots: bool) -> None:
+        disk = host.disk
+        if host.alive and (disk.writes_snapshot if snapshots else disk.busy):
+            self._kernel.faults["crash_snapshot" if snapshots else "crash_writing"] += 1
             self._crash_host(host)
-        elif tries:
-            self._kernel.after(self._rng.randint(50, 1_500), self._watch_disk, host, tries - 1)
+        elif tries and not self._over:
+            delay_us = self._rng.randint(50, 900)
+            self._kernel.after(delay_us, self._watch_disk, host, tries - 1, snapshots)
 
     def _crash_all(self) -> None:
         self._kernel.faults["crash_all"] += 1
@@ -188,6 +196,23 @@ class Nemesis:
             self._kernel.faults["wipe"] += 1
             self._world.wipe(host)
             self._kernel.after(self._for_a_while(20, 1_800), self._world.restart, host)
+
+    def _wipe_founder(self) -> None:
+        """Lose the disk of the first host that belongs to a cluster, before others know of it."""
+        self._hunt_founder(600)
+
+    def _hunt_founder(self, tries: int) -> None:
+        begun = [
+            host
+            for host in self._world.hosts.values()
+            if host.state in ("joining", "member") and not self._world.raft.configuration.members
+        ]
+        if len(begun) == 1 and self._world.may_lose_disk(begun[0]):
+            self._kernel.faults["wipe_founder"] += 1
+            self._world.wipe(begun[0])
+            self._kernel.after(self._for_a_while(1, 60), self._world.restart, begun[0])
+        elif tries and not self._over:
+            self._kernel.after(self._rng.randint(100, 4_000), self._hunt_founder, tries - 1)
 
     # --- Membership ---------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """How empty nodes find each other: the node's own decision, on lost and delayed messages.
 
-Each node probes the others and does what `cluster.formation.decide` says. The first-listed may create
-the cluster; everybody else waits, or joins one that exists. In some runs every creation uses
+Each node probes the others and does what `cluster.formation.decide` says. The first-listed may
+create the cluster; everybody else waits, or joins one that exists. In some runs every creation uses
 the same cluster id (as an operator would that names it after its resource), in others a new one.
 """
 
@@ -115,7 +115,11 @@ class Founder:
             if target is self._host:
                 self._bootstrap(target, member, cluster_id, members)
             else:
-                world.network.send(
+                # A connection may be slow to come about; then much else happens before.
+                slow = self._rng.random() < 0.6
+                self._kernel.after(
+                    self._rng.randint(0, 4_000) * US_PER_MS if slow else 0,
+                    world.network.send,
                     self._host.name,
                     name,
                     self._bootstrap,
@@ -131,7 +135,8 @@ class Founder:
         def make_event(now_ms: int, ref: int) -> Bootstrap:
             return Bootstrap(now_ms=now_ms, ref=ref, cluster_id=cluster_id, members=members)
 
-        target.call(make_event, _ignore)
+        if target.alive and target.member_id == member.id:  # the call names whom it is for
+            target.call(make_event, _ignore)
 
     def _join(self, leader: Member) -> None:
         own = member_of(self._host)

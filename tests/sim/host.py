@@ -33,8 +33,8 @@ from distsync_node.replica.types import (
     Answer,
     AnswerCode,
     AnswerEnvelope,
-    DiskFullChanged,
     Disconnect,
+    DiskFullChanged,
     Envelope,
     Flush,
     Initialise,
@@ -64,6 +64,7 @@ from sim.network import Network
 HOLD_ANSWER_US = 2_000 * US_PER_MS
 FLUSH_DELAY_US = 300
 TIMER_SLACK_US = 400
+MOST_SPINS = 50  # wakes in a row that leave the deadline in the past
 FULL_CHECK_STEPS = 64  # steps between two runs of the replica's own validator
 
 FinalEffect = Reply | Rejected | ReadAt | AdminDone
@@ -202,6 +203,7 @@ class Host:
         self._flush_planned = False
         self._wake_at_us = -1
         self._steps = 0
+        self._spins = 0
         self._receiving: MemberId | None = None
         return ObservedReplica(
             self,
@@ -409,9 +411,7 @@ class Host:
         self._arm()
         return own
 
-    def _execute(
-        self, effect: ReplicaEffect, outgoing: dict[MemberId, list[PeerMessage]]
-    ) -> None:
+    def _execute(self, effect: ReplicaEffect, outgoing: dict[MemberId, list[PeerMessage]]) -> None:
         match effect:
             case Send() | SendPeer():
                 self._push(effect.to, effect.message, outgoing)
@@ -466,10 +466,14 @@ class Host:
         if incarnation != self.incarnation or not self.alive or self.paused:
             return
         deadline_ms = self.replica.next_deadline_ms()
-        if deadline_ms is not None and deadline_ms <= self.now_ms:
-            self._step(Wake(now_ms=self.now_ms))
-        else:
+        if deadline_ms is None or deadline_ms > self.now_ms:
             self._arm()
+            return
+        self._step(Wake(now_ms=self.now_ms))
+        deadline_ms = self.replica.next_deadline_ms()
+        self._spins = self._spins + 1 if deadline_ms in range(self.now_ms + 1) else 0
+        if self._spins > MOST_SPINS:
+            raise Violation("shell.spins", f"{self.name} wants to be woken all the time")
 
     # --- What leaves --------------------------------------------------------------------------
 

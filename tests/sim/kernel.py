@@ -91,7 +91,7 @@ class Kernel:
 
 
 class DriftingClock:
-    """A clock that started at any value and runs a little fast or slow; reads whole milliseconds."""
+    """A clock that started at any value, runs a little fast or slow, and reads milliseconds."""
 
     __slots__ = ("_offset_us", "_rate")
 

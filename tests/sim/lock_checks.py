@@ -1,4 +1,4 @@
-"""What must hold of the locks at every instant: of the committed state, and of what clients believe.
+"""What must hold of the locks at every instant: of the committed state, and of the clients' beliefs.
 
 Of the committed state, after each entry:
 
@@ -97,7 +97,7 @@ def _picture(machine: LockMachine) -> _Picture:
 
 
 class LockChecks:
-    """The committed state as one sees it who is told of every entry once, and the clients' holds."""
+    """The committed state, as one sees it who is told of every entry once, and clients' holds."""
 
     def __init__(self, kernel: Kernel, raft: RaftChecks) -> None:
         self._kernel = kernel
@@ -332,6 +332,5 @@ def _gives_up(command: ReplicatedCommand, grant: HeldGrant) -> bool:
 def _expires(command: Expire, grant: HeldGrant) -> bool:
     """Whether an expiry names that grant, or its session."""
     return any((one.name, one.token) == (grant.name, grant.token) for one in command.grants) or (
-        grant.session is not None
-        and any(one.session == grant.session for one in command.sessions)
+        grant.session is not None and any(one.session == grant.session for one in command.sessions)
     )

@@ -13,6 +13,8 @@ from typing import Any
 
 from sim.kernel import US_PER_MS, Kernel
 
+STRAGGLERS = 0.04  # of the delayed messages come when nobody expects them any more
+
 
 class Network:
     """Directed links between named places; clients are places of their own."""
@@ -77,6 +79,8 @@ class Network:
         rng = self._rng
         if self.reordering and rng.random() < self.reordering:
             self._kernel.faults["message_delayed"] += 1
+            if rng.random() < STRAGGLERS:
+                return rng.randint(500, 6_000) * US_PER_MS
             return int(rng.random() * rng.random() * 600 * US_PER_MS)
         low, high = self.delay_us
         return low + int(rng.random() * (high - low))

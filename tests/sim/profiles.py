@@ -55,11 +55,11 @@ FORMING = Profile(
     clients=5,
     fault_gap_ms=(30, 700),
     forming=True,
-    must_happen=("genesis", "wipe"),
+    must_happen=("genesis", "wipe", "wipe_founder"),
 )
 SNAPSHOTS = Profile(
     name="snapshots",
-    faults={**NETWORK, **PROCESSES, "slow_disk": 2, "transfer": 1},
+    faults={**NETWORK, **PROCESSES, "crash_snapshot": 5, "slow_disk": 2, "transfer": 1},
     snapshot_entries=(10, 25, 60),
     retained_entries=(0, 0, 5),
     snapshot_chunk_bytes=(150, 300, 1_000),

@@ -1,23 +1,25 @@
 """What must hold of consensus at every instant, judged from outside by one who sees all members.
 
-    raft.two_leaders        two members led the same term
-    raft.election_safety    a new leader lacks an entry that was applied somewhere
-    raft.vote_not_durable   a vote, or a leadership, that the member's disk does not know of
-    raft.two_votes          one member voted for two candidates in a term, restarts included
-    raft.append_not_durable an acknowledgement of entries that are not on the member's disk
-    raft.log_matching       two members applied different entries at one index
-    raft.order              entries applied out of order, twice, or with a gap
-    raft.quorum             an entry was applied that no quorum of the voters held durably
-    raft.config_overlap     a membership change proposed before an entry of the leader's own term was
-                            committed, or beside another change
-    raft.two_clusters       members of two clusters that nobody told apart both made progress
-    raft.configuration      two members have different configurations at one index
-    raft.not_a_voter        a member took the lead that no configuration of late has as a voter
+raft.two_leaders        two members led the same term
+raft.election_safety    a new leader lacks an entry that was applied in an earlier term
+raft.vote_not_durable   a vote, or a leadership, that the member's disk does not know of
+raft.two_votes          one member voted for two candidates in a term, restarts included
+raft.append_not_durable an acknowledgement of entries that are not on the member's disk
+raft.log_matching       two members applied different entries at one index
+raft.order              entries applied out of order, twice, or with a gap
+raft.quorum             an entry was applied that no quorum of the voters held durably
+raft.config_overlap     a membership change proposed before an entry of the leader's own term was
+                        committed, or beside another change
+raft.two_clusters       two clusters with different founders both made progress
+raft.configuration      two members have different configurations at one index
+raft.not_a_voter        a member took the lead that no configuration of late has as a voter
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeAlias
+
+import msgspec
 
 from distsync_node.raft.membership import apply_change, decode_change
 from distsync_node.raft.types import (
@@ -34,7 +36,8 @@ from distsync_node.raft.types import (
     SnapshotResponse,
     VoteResponse,
 )
-from distsync_node.replica.types import PeerMessage
+from distsync_node.replica.genesis import founders_digest
+from distsync_node.replica.types import PeerMessage, ReplicaState
 from sim.disk import Disk
 from sim.kernel import Kernel, Violation
 
@@ -42,10 +45,15 @@ if TYPE_CHECKING:
     from sim.host import Host
 
 Identity: TypeAlias = tuple[int, EntryKind, int, bytes]
+Kin: TypeAlias = tuple[str, int]  # cluster id, and a digest of the founders
 
 
 def _identity(entry: Entry) -> Identity:
     return entry.term, entry.kind, entry.stamp_ms, entry.payload
+
+
+def _kin(host: Host) -> Kin:
+    return host.replica.cluster_id, host.replica.founders
 
 
 class RaftChecks:
@@ -59,8 +67,9 @@ class RaftChecks:
         self.disks: dict[MemberId, Disk] = {}  # every disk there ever was, wiped ones too
         self.leaders: dict[int, MemberId] = {}
         self.proposed_us: dict[tuple[int, int], int] = {}  # (index, term) -> when
-        self.cluster_id = ""
+        self._kin: Kin = ("", 0)
         self._compared: dict[str, Configuration] = {}
+        self._last_in: dict[int, int] = {}  # last index applied while somebody was in that term
         self._last_change = (0, 0)
         self._votes: dict[tuple[int, MemberId], MemberId] = {}
         self._applied: dict[str, int] = {}
@@ -87,7 +96,8 @@ class RaftChecks:
         if known is not None and known[0] != meta.term:
             self._fail("raft.log_matching", host, f"snapshot {meta.index} of term {meta.term}")
         self._applied[host.name] = meta.index
-        if self.configurations and meta.index >= self.configurations[0].index:
+        founded = self.configurations and meta.index >= self.configurations[0].index
+        if founded and _kin(host) == self._kin:
             self._check_configuration(host, meta.configuration, meta.index)
 
     @property
@@ -96,6 +106,14 @@ class RaftChecks:
         if not self.configurations:
             return Configuration(index=LogIndex(0), members=())
         return self.configurations[-1]
+
+    def is_kin(self, disk: Disk) -> bool:
+        """Whether a disk belongs to the cluster that came to be."""
+        snapshot = disk.snapshot
+        if snapshot is None:
+            return False
+        genesis = msgspec.msgpack.decode(snapshot.data, type=ReplicaState).genesis
+        return (snapshot.meta.cluster_id, founders_digest(genesis)) == self._kin
 
     # --- Applying -----------------------------------------------------------------------------
 
@@ -108,8 +126,8 @@ class RaftChecks:
         self._applied[host.name] = entry.index
         if not self.configurations:
             self._begin(host)
-        if host.replica.cluster_id != self.cluster_id:
-            self._fail("raft.two_clusters", host, f"{host.replica.cluster_id}, {self.cluster_id}")
+        if _kin(host) != self._kin:
+            self._fail("raft.two_clusters", host, f"{_kin(host)} beside {self._kin}")
         identity = _identity(entry)
         known = self.committed.get(entry.index)
         if known is not None:
@@ -121,6 +139,9 @@ class RaftChecks:
         if not self._is_durable(entry.index, entry.term):
             self._fail("raft.quorum", host, f"applied {entry.index} of term {entry.term}")
         self.last_index = max(self.last_index, entry.index)
+        raft = host.replica.raft
+        if raft is not None:
+            self._last_in[raft.term] = self.last_index
         if entry.kind is EntryKind.CONFIG:
             self._change_configuration(entry)
         self._check_own_configuration(host, entry.index)
@@ -132,7 +153,7 @@ class RaftChecks:
         if snapshot is None:
             self._fail("raft.order", host, "applies without a genesis")
             return
-        self.cluster_id = snapshot.meta.cluster_id
+        self._kin = _kin(host)
         self.configurations.append(snapshot.meta.configuration)
 
     def _check_own_configuration(self, host: Host, index: int) -> None:
@@ -172,6 +193,8 @@ class RaftChecks:
         """Judge a new leader."""
         if effect.role is not Role.LEADER:
             return
+        if self.configurations and _kin(host) != self._kin:
+            return  # of a cluster that will not come to be
         first = self.leaders.setdefault(effect.term, host.member_id)
         if first != host.member_id:
             self._fail("raft.two_leaders", host, f"leads term {effect.term}, as {first} does")
@@ -184,16 +207,17 @@ class RaftChecks:
         voters = {voter for recent in self.configurations[-3:] for voter in recent.voters}
         if voters and host.member_id not in voters:
             self._fail("raft.not_a_voter", host, f"leads term {effect.term}")
-        self._check_complete(host)
+        self._check_complete(host, effect.term)
 
-    def _check_complete(self, host: Host) -> None:
+    def _check_complete(self, host: Host, term: int) -> None:
+        """A leader holds what was committed in earlier terms (one elected late, no more)."""
         raft = host.replica.raft
-        if raft is None or self.last_index not in self.committed:
+        index = max((at for other, at in self._last_in.items() if other < term), default=0)
+        if raft is None or index not in self.committed:
             return
-        index, term = self.last_index, self.committed[self.last_index][0]
         log = raft._state.log
-        if index > log.base_index and not log.matches(index, term):
-            self._fail("raft.election_safety", host, f"leads without {index} of term {term}")
+        if index > log.base_index and not log.matches(index, self.committed[index][0]):
+            self._fail("raft.election_safety", host, f"leads term {term} without {index}")
 
     # --- What leaves --------------------------------------------------------------------------
 
@@ -250,4 +274,3 @@ class RaftChecks:
 
     def _fail(self, check: str, host: Host, detail: str) -> None:
         raise Violation(check, f"{host.name} ({host.member_id}): {detail}")
-

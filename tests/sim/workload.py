@@ -1,9 +1,9 @@
 """What simulated clients do: short scripts over few locks, so that they meet.
 
-    x0..x2   one at a time, the same name for everybody
-    s0, s1   readers and writers, upgrades and downgrades
-    l0, l1   semaphores with a limit
-    m0..m3   several at once, and one after the other until a cycle would close
+x0..x2   one at a time, the same name for everybody
+s0, s1   readers and writers, upgrades and downgrades
+l0, l1   semaphores with a limit
+m0..m3   several at once, and one after the other until a cycle would close
 """
 
 from __future__ import annotations

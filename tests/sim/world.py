@@ -8,6 +8,7 @@ is checked for linearizability.
 
 from __future__ import annotations
 
+import traceback
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -50,6 +51,7 @@ from sim.network import Network
 from sim.operator import Operator
 from sim.profiles import Profile
 from sim.raft_checks import RaftChecks
+from sim.ring_checks import RingChecks
 from sim.workload import live
 
 LEADER_WITHIN_S = 6.0
@@ -95,10 +97,14 @@ class World:
         self.history: list[Operation] = []
         self.raft = RaftChecks(self.kernel)
         self.locks = LockChecks(self.kernel, self.raft)
+        self.ring = RingChecks(self.hosts)
         self.forming = profile.forming
         self.leaving_ids: set[MemberId] = set()
+        self.may_stall = False
         self.heals = 0
         self.background = self.rng.choice(((0.0, 0.0, 0.0), (0.01, 0.01, 0.02), (0.05, 0.05, 0.1)))
+        if self.forming:
+            self.background = self.rng.choice(((0.0, 0.0, 0.1), (0.1, 0.1, 0.4)))
         self._wiped_ids: set[MemberId] = set()
         self._clusters = 0
         self._same_cluster_id = self.rng.random() < 0.5
@@ -211,7 +217,9 @@ class World:
         return len(configuration.voters) >= 3 and known == len(others)
 
     def _has_noted(self, member_id: MemberId, index: int) -> bool:
-        disk = self.raft.disks[member_id]
+        disk = self.raft.disks.get(member_id)
+        if disk is None or not self.raft.is_kin(disk):
+            return False
         noted = disk.hard_state.commit if disk.hard_state is not None else 0
         covered = disk.snapshot.meta.index if disk.snapshot is not None else 0
         return max(noted, covered) >= index
@@ -220,7 +228,27 @@ class World:
         """Lose a host's process and disk; it will come back empty."""
         host.crash()
         self._wiped_ids.add(host.member_id)
+        if not self.raft.configuration.members and not self._is_founded_without(host):
+            # Who held the list of founders is gone. Those that joined it on its word wait for it
+            # for ever: nobody can know that it did not come to be. An operator has to archive them.
+            self.may_stall = True
         host.wipe()
+
+    def _is_founded_without(self, host: Host) -> bool:
+        """Whether a quorum of the founders holds the genesis, without that one; or nobody has."""
+        own = host.disk.snapshot
+        if own is None:
+            return True
+        voters = own.meta.configuration.voters
+        others = [voter for voter in voters if voter != host.member_id]
+        holding = [
+            voter
+            for voter in others
+            if (disk := self.raft.disks.get(voter)) is not None
+            and disk.snapshot is not None
+            and disk.snapshot.meta.configuration.members
+        ]
+        return len(holding) > len(voters) // 2
 
     def leader(self) -> Host | None:
         """Return the host that leads the highest term, if one does."""
@@ -246,6 +274,8 @@ class World:
     def applied(self, host: Host, entry: Entry) -> None:
         """Judge the state after it."""
         self.locks.applied(host, entry, first=self._first)
+        if self._first:
+            self.ring.applied(host, entry)
 
     def restored(self, host: Host, snapshot: Snapshot) -> None:
         """Judge a state that came from the leader."""
@@ -323,6 +353,9 @@ class World:
             failure = Failure(check=violation.check, detail=violation.detail)
         except InvariantViolation as violation:
             failure = Failure(check=f"invariant ({violation})"[:90], detail=repr(violation))
+        except Exception as error:
+            detail = traceback.format_exc()
+            failure = Failure(check=f"exception ({type(error).__name__})", detail=detail)
         kernel = self.kernel
         return Result(
             seed=kernel.seed,
@@ -342,8 +375,12 @@ class World:
         self._begin()
         self.kernel.run_until(int(self.profile.chaos_s * US_PER_S))
         self._heal()
-        self._require_leader()
-        self._require_end()
+        if self._finds_leader():
+            self._require_end()
+        elif self.may_stall and not self.raft.configuration.members:
+            self.kernel.faults["stalled_forming"] += 1
+        else:
+            raise Violation("liveness.leader", f"none {LEADER_WITHIN_S} s after healing")
         self._check_history()
 
     def _begin(self) -> None:
@@ -381,11 +418,10 @@ class World:
 
     # --- Progress -----------------------------------------------------------------------------
 
-    def _require_leader(self) -> None:
+    def _finds_leader(self) -> bool:
         end_us = self.kernel.now_us + int(LEADER_WITHIN_S * US_PER_S)
         self.kernel.run_until(end_us, self._has_ready_leader)
-        if not self._has_ready_leader():
-            raise Violation("liveness.leader", f"none {LEADER_WITHIN_S} s after healing")
+        return self._has_ready_leader()
 
     def _has_ready_leader(self) -> bool:
         leader = self.leader()
@@ -420,21 +456,26 @@ class World:
         found = []
         raft = leader.replica.raft
         state_hash = leader.replica.machine.state_hash()
-        by_id = {host.member_id: host for host in self.hosts.values()}
         for member in leader.replica.configuration.members:
-            host = by_id.get(member.id)
-            if host is None:
+            host = self.hosts[member.name]
+            replica = host.replica
+            if self.forming and self._has_strayed(host, leader):
+                continue
+            if host.member_id != member.id:
                 found.append(f"{member.id} is gone and still a member")
                 continue
-            replica = host.replica
-            if replica.cluster_id != leader.replica.cluster_id and self.forming:
-                continue  # it got into a cluster that never came to be; an operator archives it
             applied = replica.raft.applied_index if replica.raft is not None else 0
             if raft is None or applied != raft.applied_index:
                 found.append(f"{host.name} applied {applied} ({host.state})")
             elif replica.machine.state_hash() != state_hash:
                 raise Violation("state.diverged", f"{host.name} at the end")
         return found
+
+    def _has_strayed(self, host: Host, leader: Host) -> bool:
+        """Whether it got into a cluster that never came to be; an operator has to archive it."""
+        own, main = host.replica, leader.replica
+        kin = (own.cluster_id, own.founders)
+        return bool(own.founders) and kin != (main.cluster_id, main.founders)
 
     def _check_history(self) -> None:
         reports = check_history(self.history, LockModel(slack_ms=10), budget=CHECK_BUDGET)
