@@ -25,6 +25,8 @@ class BodyGuard:
 
     def enter(self) -> None:
         """The body begins now, in this task."""
+        if self._task is not None:
+            raise RuntimeError("it is held by an `async with` already; make another object")
         task = asyncio.current_task()
         if task is None:
             raise RuntimeError("`async with` needs a task")

@@ -113,6 +113,7 @@ class AsyncClient:
         ttl: Duration = 10.0,
         wait: Wait = None,
         shared: bool = False,
+        limit: int | None = None,
         owner: str | None = None,
         on_lost: OnLost | None = None,
     ) -> Lock:
@@ -124,12 +125,20 @@ class AsyncClient:
                 dies, the lock is free after at most this.
             wait: how long to wait for others; None (the default) for ever, 0 not at all.
             shared: hold it together with other shared holders.
+            limit: hold it together with so many at most; see `semaphore`.
             owner: by default the current task. An owner is not re-entrant: one that waits for a
                 lock which it holds itself is refused with `Deadlock`.
             on_lost: called once if the lease is lost, with the `LockLost`.
         """
         return Lock(
-            self._core, name, ttl=ttl, wait=wait, shared=shared, owner=owner, on_lost=on_lost
+            self._core,
+            name,
+            ttl=ttl,
+            wait=wait,
+            shared=shared,
+            limit=limit,
+            owner=owner,
+            on_lost=on_lost,
         )
 
     def semaphore(
@@ -216,7 +225,7 @@ class AsyncClient:
         """Return a barrier at which `parties` callers wait for each other; see `Barrier`."""
         return Barrier(self._core, name, parties, ttl=ttl)
 
-    def latch(self, name: str, count: int, *, keep: Duration = 86_400.0) -> Latch:
+    def latch(self, name: str, count: int = 1, *, keep: Duration = 86_400.0) -> Latch:
         """Return a latch that opens when it was counted down `count` times; see `Latch`."""
         return Latch(self._core, name, count, keep=keep)
 

@@ -118,12 +118,6 @@ class Lease:
         """Do not call that listener any more."""
         self._listeners.pop(number, None)
 
-    def extend(self, span: Span) -> None:
-        """More was granted by another request than a renewal."""
-        if self._running:
-            self._set(span)
-            self._schedule_renewal(self._renew_at)
-
     def stop(self) -> None:
         """It is being given back: neither renew it nor call it lost."""
         self._running = False

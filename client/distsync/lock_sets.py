@@ -145,7 +145,9 @@ class LockSet:
             self._bury(session)
 
     async def __aenter__(self) -> LockSet:
-        await self.acquire()
+        if self._lease is None:
+            await self.acquire()
+        self.check()
         self._guard.enter()
         return self
 

@@ -94,6 +94,10 @@ class Lock:
         self._changing = False
         self._doubtful = False
 
+    def __repr__(self) -> str:
+        state = f"held, token {self._token}" if self.held else "not held"
+        return f"<{type(self).__name__} {self.name!r}: {state}>"
+
     @property
     def owner(self) -> str | None:
         """Who holds it: the owner of the task that acquired it, unless one was given."""
@@ -252,7 +256,9 @@ class Lock:
         self._changed(reply)
 
     async def __aenter__(self) -> Lock:
-        await self.acquire()
+        if self._lease is None:
+            await self.acquire()
+        self.check()
         self._guard.enter()
         return self
 

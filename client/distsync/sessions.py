@@ -169,6 +169,7 @@ class Session:
         *,
         wait: Wait = None,
         shared: bool = False,
+        limit: int | None = None,
         owner: str | None = None,
         on_lost: OnLost | None = None,
     ) -> Lock:
@@ -178,6 +179,7 @@ class Session:
             name,
             wait=wait,
             shared=shared,
+            limit=limit,
             owner=owner,
             on_lost=on_lost,
             session=self,
@@ -217,7 +219,9 @@ class Session:
         return LockSet(self._core, names, wait=wait, shared=shared, owner=owner, session=self)
 
     async def __aenter__(self) -> Session:
-        await self.open()
+        if self._lease is None:
+            await self.open()
+        self.check()
         self._guard.enter()
         return self
 

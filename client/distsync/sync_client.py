@@ -87,13 +87,19 @@ class Client:
         ttl: Duration = 10.0,
         wait: Wait = None,
         shared: bool = False,
+        limit: int | None = None,
         owner: str | None = None,
         on_lost: OnLost | None = None,
     ) -> SyncLock:
         """Return a lock, to be held by `with` or `acquire()`; see `AsyncClient.lock`."""
         engine = self._engine()
         lock = engine.client.lock(
-            name, ttl=ttl, shared=shared, owner=owner, on_lost=in_thread(on_lost)
+            name,
+            ttl=ttl,
+            shared=shared,
+            limit=limit,
+            owner=owner,
+            on_lost=in_thread(on_lost),
         )
         return SyncLock(engine.portal, lock, self._owners_of_thread, wait)
 
@@ -175,7 +181,7 @@ class Client:
         engine = self._engine()
         return SyncBarrier(engine.portal, engine.client.barrier(name, parties, ttl=ttl))
 
-    def latch(self, name: str, count: int, *, keep: Duration = 86_400.0) -> SyncLatch:
+    def latch(self, name: str, count: int = 1, *, keep: Duration = 86_400.0) -> SyncLatch:
         """Return a latch that opens when it was counted down `count` times; see `Latch`."""
         engine = self._engine()
         return SyncLatch(engine.portal, engine.client.latch(name, count, keep=keep))

@@ -38,11 +38,15 @@ class _Held(Protocol):
 
 
 def leave(
-    held: _Held, give_back: Callable[[], object], what: str, error: BaseException | None
+    portal: Portal,
+    held: _Held,
+    give_back: Callable[[], object],
+    what: str,
+    error: BaseException | None,
 ) -> None:
     """End the body of a `with`: give back, and tell of a loss that nothing else tells of."""
-    if not held.acquired:
-        return  # the body gave it back itself
+    if not held.acquired or not portal.of_this_process:
+        return  # the body gave it back itself, or it is for the parent of this process to do
     loss: LockLost | None = None
     try:
         held.check()
@@ -62,7 +66,29 @@ def leave(
     error.add_note(str(loss))
 
 
-class SyncLock:
+class InWith:
+    """What can be held by a `with`, once at a time; also when it was taken before."""
+
+    _portal: Portal
+    _in_with = False
+
+    def _enter(self, held: _Held, take: Callable[[], object]) -> None:
+        if self._in_with:
+            raise RuntimeError("it is held by a `with` already; make another object")
+        if held.acquired:
+            held.check()
+        else:
+            take()
+        self._in_with = True
+
+    def _leave(
+        self, held: _Held, give_back: Callable[[], object], what: str, error: BaseException | None
+    ) -> None:
+        self._in_with = False
+        leave(self._portal, held, give_back, what, error)
+
+
+class SyncLock(InWith):
     """A lock, shared lock or permit; made by `Client.lock`, `.semaphore` or `SyncSession.lock`.
 
     One thread acquires it; any thread may call `check()` and `expires_in()`.
@@ -142,7 +168,8 @@ class SyncLock:
         self._portal.call(self._lock.downgrade)
 
     def __enter__(self) -> SyncLock:
-        return self.acquire()
+        self._enter(self._lock, self.acquire)
+        return self
 
     def __exit__(
         self,
@@ -150,10 +177,10 @@ class SyncLock:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        leave(self._lock, self.release, self.name, error)
+        self._leave(self._lock, self.release, self.name, error)
 
 
-class SyncLockSet:
+class SyncLockSet(InWith):
     """Several locks; made by `Client.acquire_many` or `SyncSession.acquire_many`."""
 
     def __init__(
@@ -217,7 +244,8 @@ class SyncLockSet:
         self._portal.call(self._locks.release)
 
     def __enter__(self) -> SyncLockSet:
-        return self.acquire()
+        self._enter(self._locks, self.acquire)
+        return self
 
     def __exit__(
         self,
@@ -225,10 +253,10 @@ class SyncLockSet:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        leave(self._locks, self.release, ", ".join(self.names), error)
+        self._leave(self._locks, self.release, ", ".join(self.names), error)
 
 
-class SyncSession:
+class SyncSession(InWith):
     """One lease for many locks; made by `Client.session`. See `Session`."""
 
     def __init__(self, portal: Portal, session: Session, owners: Callable[[], Owners]) -> None:
@@ -275,11 +303,14 @@ class SyncSession:
         *,
         wait: Wait = None,
         shared: bool = False,
+        limit: int | None = None,
         owner: str | None = None,
         on_lost: OnLost | None = None,
     ) -> SyncLock:
         """Return a lock that is held while the session lives; see `Client.lock`."""
-        lock = self._session.lock(name, shared=shared, owner=owner, on_lost=in_thread(on_lost))
+        lock = self._session.lock(
+            name, shared=shared, limit=limit, owner=owner, on_lost=in_thread(on_lost)
+        )
         return SyncLock(self._portal, lock, self._owners_of_thread, wait)
 
     def semaphore(
@@ -308,7 +339,8 @@ class SyncSession:
         return SyncLockSet(self._portal, locks, self._owners_of_thread, wait)
 
     def __enter__(self) -> SyncSession:
-        return self.open()
+        self._enter(self._session, self.open)
+        return self
 
     def __exit__(
         self,
@@ -316,7 +348,7 @@ class SyncSession:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        leave(self._session, self.close, "the session", error)
+        self._leave(self._session, self.close, "the session", error)
 
 
 def in_thread(callback: OnLost | None) -> OnLost | None:

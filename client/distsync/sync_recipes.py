@@ -15,7 +15,7 @@ from distsync.elections import Election, Leader
 from distsync.errors import ClientClosed, DistSyncError, LockLost, OutcomeUnknown, Unavailable
 from distsync.latches import Latch
 from distsync.locks import OnLost
-from distsync.sync_locks import in_thread, leave
+from distsync.sync_locks import InWith, in_thread
 from distsync.waiting import Wait
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ T = TypeVar("T")
 _PAUSE_SECONDS = 1.0
 
 
-class SyncElection:
+class SyncElection(InWith):
     """One candidate; made by `Client.election`. See `Election` for what it guarantees.
 
     Attributes:
@@ -151,7 +151,7 @@ class SyncElection:
             self._on_lost(error)
 
     def __enter__(self) -> SyncElection:
-        self.campaign()
+        self._enter(self._election, self.campaign)
         return self
 
     def __exit__(
@@ -160,7 +160,7 @@ class SyncElection:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        leave(self._election, self.resign, self.name, error)
+        self._leave(self._election, self.resign, self.name, error)
 
 
 class ElectionThread:

@@ -226,6 +226,40 @@ async def test_a_new_leader_is_followed(cluster: ScriptedCluster, client: AsyncC
     assert {a.node for a in cluster.asked} == {"node-2"}
 
 
+async def test_a_hint_at_the_leader_is_followed(
+    cluster: ScriptedCluster, make_client: MakeClient
+) -> None:
+    leader = cluster.nodes["node-3"]
+    cluster.leader = "node-3"
+    hint = problem(503, "no_leader", leader_url=leader.url)
+    for name in ("node-1", "node-2"):
+        cluster.nodes[name].fault(ACQUIRE, 1000, answer=hint)
+    client = make_client()
+    client._core.transport.nodes.choose(0)
+    for _ in range(2):
+        async with asyncio.timeout(2), client.lock("a"):
+            pass
+    asked = cluster.asked_for(ACQUIRE)
+    assert [a.node for a in asked].count("node-3") == 2
+    assert len(asked) <= 3  # one wrong guess at most, and then the leader
+
+
+async def test_a_slow_answer_of_a_living_node_is_awaited(
+    cluster: ScriptedCluster, clock: JumpClock, client: AsyncClient
+) -> None:
+    await leader_known(client, cluster)
+    hold = asyncio.Event()
+    cluster.nodes["node-1"].fault(ACQUIRE, hold=hold)
+    acquiring = asyncio.create_task(client.lock("a", wait=0).acquire())
+    await eventually(lambda: cluster.asked_for(ACQUIRE))
+    for probes in (1, 2):
+        clock.jump(2.1)
+        await eventually(lambda n=probes: len(cluster.asked_for("/cluster/status", "node-1")) >= n)
+    hold.set()
+    await (await acquiring).release()
+    assert len(cluster.asked_for(ACQUIRE)) == 1
+
+
 async def test_a_silent_node_is_left_long_before_the_call_ends(
     cluster: ScriptedCluster, clock: JumpClock, client: AsyncClient
 ) -> None:

@@ -223,6 +223,26 @@ async def test_one_object_is_held_once_at_a_time(client: AsyncClient) -> None:
     await lock.release()
 
 
+async def test_a_lock_taken_before_can_be_entered_once(
+    cluster: ScriptedCluster, client: AsyncClient
+) -> None:
+    lock = client.lock("a", ttl=10)
+    if await lock.try_acquire():
+        async with lock:
+            assert lock.held
+            with pytest.raises(RuntimeError, match="already"):
+                async with lock:
+                    pass
+            lock.check()
+    assert not is_held(cluster, "a")
+    assert repr(lock) == "<Lock 'a': not held>"
+
+
+async def test_a_lock_with_a_limit_is_a_semaphore(client: AsyncClient) -> None:
+    async with client.lock("s", shared=True, limit=1):
+        assert not await client.semaphore("s", limit=1, owner="other").try_acquire()
+
+
 # --- Keeping it -----------------------------------------------------------------------------
 
 
@@ -239,6 +259,21 @@ async def test_the_lease_is_renewed_at_a_third_of_it(
         clock.jump(3.1)
         await eventually(lambda: len(cluster.asked_for(RENEW)) == 2 and lock.expires_in() > 8)
         lock.check()
+
+
+async def test_a_renewal_counts_from_its_sending_too(
+    cluster: ScriptedCluster, clock: JumpClock, client: AsyncClient
+) -> None:
+    hold = asyncio.Event()
+    async with client.lock("a", ttl=10) as lock:
+        for node in cluster.nodes.values():
+            node.fault(RENEW, hold_answer=hold)
+        clock.jump(4)
+        await eventually(lambda: cluster.asked_for(RENEW))
+        clock.jump(2)  # the answer is that long on its way
+        hold.set()
+        await eventually(lambda: lock.expires_in() > 5)
+        assert lock.expires_in() < 10 - 0.15 - 2
 
 
 async def test_a_waited_grant_is_renewed_before_the_body_runs(
@@ -680,14 +715,18 @@ async def test_a_ghost_that_does_not_go_away_is_met_by_another_owner(
 ) -> None:
     for node in cluster.nodes.values():
         node.fault(RELEASE, 1000, answer=problem(503, "no_leader"))
-    lock = await client.lock("a", ttl=10).acquire()
-    await lose(lock, cluster, clock)
-    with pytest.raises(LockLost):
-        await lock.release()
-    acquiring = asyncio.create_task(client.lock("a").acquire())
+
+    async def lose_and_take_again() -> tuple[Lock, Lock]:
+        lock = await client.lock("a", ttl=10).acquire()
+        await lose(lock, cluster, clock)
+        with pytest.raises(LockLost):
+            await lock.release()
+        return lock, await client.lock("a").acquire()
+
+    taking = asyncio.create_task(lose_and_take_again())
     await eventually(lambda: cluster.table.waiting_count() == 1)
     cluster.table.advance(11)
-    again = await acquiring
+    lock, again = await taking
     assert again.owner != lock.owner
     cluster.forget_faults()
     await again.release()

@@ -266,6 +266,36 @@ async def test_all_pass_although_those_who_saw_it_full_died_at_once(
         await waiting
 
 
+async def test_nobody_joins_a_group_that_is_complete(
+    cluster: ScriptedCluster, make_client: MakeClient
+) -> None:
+    """One of two has passed and left, the other has not heard of it: there is no place free."""
+    slow, others = make_client(), make_client()
+    waiting = asyncio.create_task(slow.barrier("b", 2).wait())
+    barrier = others.barrier("b", 2)
+    while await barrier.waiting() < 1:
+        await asyncio.sleep(0.005)
+    hold = asyncio.Event()
+    reads = slow._core.transport.get
+
+    async def late(*arguments: object, **options: object) -> object:
+        await hold.wait()
+        return await reads(*arguments, **options)  # type: ignore[arg-type]
+
+    slow._core.transport.get = late  # type: ignore[method-assign,assignment]
+    await barrier.wait()
+    passed: list[int] = []
+    third = asyncio.create_task(arrive(barrier, passed, 3))
+    while await barrier.waiting() < 1:
+        await asyncio.sleep(0.005)
+    assert not passed
+    hold.set()
+    await waiting
+    assert not passed
+    await barrier.wait()
+    await third
+
+
 async def test_a_party_that_gives_up_is_not_counted(client: AsyncClient) -> None:
     barrier = client.barrier("b", 2)
     with pytest.raises(WaitTimeout, match="1 of 2"):

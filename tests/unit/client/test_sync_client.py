@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import textwrap
 import threading
 import time
 import warnings
@@ -184,6 +187,19 @@ def test_a_body_may_give_the_lock_back_itself(served: Served, client: Client) ->
             pass
 
 
+def test_a_lock_taken_before_can_be_entered_once(served: Served, client: Client) -> None:
+    lock = client.lock("a")
+    assert lock.try_acquire()
+    with lock:
+        with pytest.raises(RuntimeError, match="already"), lock:
+            pass
+        lock.check()
+        assert served.held() == ["a"]
+    assert served.held() == []
+    with lock:
+        assert lock.held
+
+
 def test_waiting_and_not_waiting(client: Client) -> None:
     with client.lock("a"):
         other = client.lock("a", owner="other", wait=0)
@@ -360,6 +376,35 @@ def test_a_client_that_is_dropped_ends_its_thread(served: Served) -> None:
     assert set(threading.enumerate()) > before
     del client
     eventually(lambda: set(threading.enumerate()) <= before)
+
+
+FORKING = """
+    import os, sys
+    from distsync import Client
+
+    client = Client(sys.argv[1])
+    with client.lock("parents") as lock, client.lock("more"):
+        pid = os.fork()
+        if pid == 0:
+            sys.exit(0)  # the whole end of an interpreter, which frees everything
+        os.waitpid(pid, 0)
+        assert client.lock_info("parents").token == lock.token
+        with client.acquire_many(["a", "b"]):
+            pass
+    client.close()
+    print("well")
+"""
+
+
+def test_the_end_of_a_forked_process_leaves_the_parent_alone(served: Served) -> None:
+    """Both share the sockets and what watches them."""
+    done = subprocess.run(
+        [sys.executable, "-X", "dev", "-c", textwrap.dedent(FORKING), *served.cluster.urls()[:1]],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.stdout, done.stderr) == ("well\n", "")
 
 
 def test_a_forked_process_gets_a_life_of_its_own(served: Served, client: Client) -> None:
