@@ -1,4 +1,4 @@
-"""What must hold of the locks at every instant: of the committed state, and of the clients' beliefs.
+"""What must hold of the locks at every instant: of the state, and of the clients' beliefs.
 
 Of the committed state, after each entry:
 

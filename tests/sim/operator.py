@@ -6,8 +6,6 @@ removed while a voter's disk is lost, and a disk is lost only while a quorum doe
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from distsync_node.raft.types import ConfigOperation, LogIndex, Member, MemberId
 from distsync_node.replica.types import (
     AdminDone,
@@ -35,14 +33,17 @@ class Operator(Client):
         expected_index: LogIndex | None = None,
     ) -> Script:
         """Ask for a change until it is answered; returns whether it took effect."""
-        for _ in range(20):
-            make_event: Callable[[int, int], ReplicaEvent] = lambda now_ms, ref: ChangeMembership(
+
+        def make_event(now_ms: int, ref: int) -> ReplicaEvent:
+            return ChangeMembership(
                 now_ms=now_ms,
                 ref=ref,
                 operation=operation,
                 member=member,
                 expected_config_index=expected_index,
             )
+
+        for _ in range(20):
             attempt = self.open(self.pick_host(), make_event)
             effect = yield attempt, 700 * US_PER_MS
             if isinstance(effect, AdminDone):
