@@ -25,7 +25,7 @@ from distsync_node.replica.types import Answer, Envelope
 
 logger = logging.getLogger(__name__)
 
-Respond = Callable[[Answer], None]
+Respond = Callable[[Answer], bool]  # False: the connection is gone, and with it the answer
 Receiver = Callable[[Envelope, Respond], None]
 
 REQUEST_LINE = b"POST " + MESSAGES_PATH.encode() + b" HTTP/1.1\r\n"
@@ -146,10 +146,12 @@ class MessageProtocol(asyncio.Protocol):
         except DistSyncError as error:
             self._refuse(503, str(error))
 
-    def _respond(self, answer: Answer) -> None:
-        if self._transport is not None:
-            body = encode(answer)
-            self._transport.write(b"%b%d\r\n\r\n%b" % (_OK, len(body), body))
+    def _respond(self, answer: Answer) -> bool:
+        if self._transport is None or self._transport.is_closing():
+            return False
+        body = encode(answer)
+        self._transport.write(b"%b%d\r\n\r\n%b" % (_OK, len(body), body))
+        return True
 
     def _refuse(self, status: int, reason: str) -> None:
         if self._transport is not None:

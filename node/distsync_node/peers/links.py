@@ -74,13 +74,19 @@ class Link:
         messages, self._waiting = tuple(self._waiting), []
         return messages
 
+    def put_back(self, messages: tuple[PeerMessage, ...]) -> None:
+        """What was taken could not be sent: the connection of its answer is gone."""
+        self._waiting[:0] = messages
+
     def kick(self) -> None:
         """Let what waits leave: through a held answer, else in a request if one is free."""
         if not self._waiting or self._closed:
             return
-        if self._held:
+        while self._held and self._waiting:
             self._held.popleft().release()
-        elif self._idle:
+        if not self._waiting:
+            return
+        if self._idle:
             connection = self._idle.pop()
             self._busy.add(connection)
             connection.post(encode(self._wrap(self.to, self.take())))
@@ -92,7 +98,10 @@ class Link:
             self._connecting = asyncio.create_task(self._connect(self._target))
 
     def hold(self, respond: Callable[[], None]) -> None:
-        """Have `respond` called once there is something to send, or after a bounded time."""
+        """Have `respond` called once there is something to send, or after a bounded time.
+
+        It takes what waits, and puts it back when nobody is there any more to be answered.
+        """
         self._held.append(_Held(self, respond))
 
     def forget(self, held: _Held) -> None:

@@ -30,6 +30,7 @@ from distsync_node.errors import (
 from distsync_node.locks.commands import Acquire, Cancel, LockCommand, RequestKey, Upgrade
 from distsync_node.locks.machine import LockMachine
 from distsync_node.peers.client import PeerClient, PeerUnreachable
+from distsync_node.peers.inbound import Respond
 from distsync_node.peers.wire import (
     CALL_PATH,
     COMMAND_PATH,
@@ -61,7 +62,6 @@ from distsync_node.raft.types import (
 from distsync_node.replica.core import Replica
 from distsync_node.replica.types import (
     AdminDone,
-    Answer,
     AwaitApplied,
     Bootstrap,
     ChangeMembership,
@@ -307,7 +307,7 @@ class NodeService:
 
     # --- Calls from other nodes -----------------------------------------------------------------
 
-    def receive(self, envelope: Envelope, respond: Callable[[Answer], None]) -> None:
+    def receive(self, envelope: Envelope, respond: Respond) -> None:
         """Take an envelope of another node."""
         self.runtime.receive(envelope, respond)
 

@@ -20,6 +20,7 @@ import msgspec
 
 from distsync_node.errors import ShuttingDown
 from distsync_node.locks.commands import LockCommand
+from distsync_node.peers.inbound import Respond
 from distsync_node.peers.links import Link
 from distsync_node.peers.outbound import Target
 from distsync_node.raft.types import (
@@ -274,7 +275,7 @@ class Runtime:
         self._flush_scheduled = False
         self.step(Flush(now_ms=boottime_ms()))
 
-    def receive(self, envelope: Envelope, respond: Callable[[Answer], None]) -> None:
+    def receive(self, envelope: Envelope, respond: Respond) -> None:
         """Take an envelope; the answer carries what is ready for its sender in time."""
         sender = envelope.sender
         self._answer = None
@@ -292,7 +293,9 @@ class Runtime:
             return
 
         def respond_with_messages() -> None:
-            respond(msgspec.structs.replace(answer, messages=link.take()))
+            messages = link.take()
+            if not respond(msgspec.structs.replace(answer, messages=messages)):
+                link.put_back(messages)
 
         if link.pending and not link.has_waiting:
             link.hold(respond_with_messages)
