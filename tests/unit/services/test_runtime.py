@@ -1,0 +1,178 @@
+"""The shell around a replica: what leaves when, and what becomes of calls when it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from distsync_node import logs
+from distsync_node.raft.types import (
+    LogIndex,
+    Member,
+    MemberId,
+    Persist,
+    Term,
+    VoteRequest,
+    VoteResponse,
+)
+from distsync_node.replica.types import (
+    Answer,
+    Envelope,
+    Rejected,
+    RejectReason,
+    ReplicaEffect,
+    ReplicaEvent,
+    Reply,
+    SubmitRead,
+)
+from distsync_node.services.runtime import Runtime, boottime_ms
+from unit.services.nodes import TestNode, acquire, eventually
+
+OTHERS = ("b", "c")
+
+
+@pytest.fixture
+async def alone(tmp_path: Path) -> AsyncIterator[TestNode]:
+    """A node that leads a cluster of its own."""
+    node = TestNode("n1", tmp_path)
+    await node.start()
+    await node.service.bootstrap("k", (node.member,))
+    await eventually(lambda: node.runtime.replica.is_ready_leader, "its leadership")
+    yield node
+    await node.stop()
+
+
+@pytest.fixture
+async def member(tmp_path: Path) -> AsyncIterator[TestNode]:
+    """A node of a cluster whose other two never started."""
+    node = TestNode("n1", tmp_path)
+    await node.start()
+    others = tuple(Member(MemberId(o), o, "http://127.0.0.1:1") for o in OTHERS)
+    await node.service.bootstrap("k", (node.member, *others))
+    yield node
+    await node.stop()
+
+
+def vote_request(node: TestNode, term: int) -> Envelope:
+    message = VoteRequest(Term(term), LogIndex(1_000), Term(term - 1), transfer=True)
+    return Envelope("k", MemberId("b"), node.member.id, (1, 1), (message,))
+
+
+async def test_a_vote_leaves_only_when_it_is_on_disk(
+    member: TestNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    happened: list[str] = []
+    write = member.storage.write
+
+    def noted_write(batch: Sequence[Persist]) -> None:
+        votes = [p.hard_state.vote for p in batch if p.hard_state is not None]
+        write(batch)
+        if "b" in votes:
+            happened.append("on disk")
+
+    monkeypatch.setattr(member.storage, "write", noted_write)
+
+    def respond(answer: Answer) -> bool:
+        votes = [m for m in answer.messages if isinstance(m, VoteResponse)]
+        assert [vote.granted for vote in votes] == [True]
+        happened.append("answered")
+        return True
+
+    for number in range(1, 4):  # by the thread, then on the loop if the disk is quick
+        member.runtime.receive(vote_request(member, 100 * number), respond)
+        await eventually(lambda number=number: len(happened) >= 2 * number, "an answer")
+    assert happened == ["on disk", "answered"] * 3
+
+
+async def assert_stops(node: TestNode) -> None:
+    """A call that meets a bug ends the node; its own outcome is unknown."""
+    call = asyncio.create_task(node.runtime.run(acquire("a", "o")))
+    await eventually(lambda: node.stopped_because, "the end")
+    assert node.stopped_because == ["a bug"]
+    node.service.end_requests()
+    final = await asyncio.wait_for(call, 5)
+    assert isinstance(final, Rejected)
+    assert final.reason is RejectReason.LEADERSHIP_LOST
+
+
+async def test_an_effect_that_cannot_be_executed_stops_the_node(
+    alone: TestNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of a step must not stay undone behind the back of the replica."""
+
+    def fails(_self: Runtime, _effect: ReplicaEffect, _touched: object) -> None:
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(Runtime, "_execute", fails)
+    await assert_stops(alone)
+
+
+async def test_a_broken_promise_of_the_replica_stops_the_node(
+    alone: TestNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(_event: ReplicaEvent) -> list[ReplicaEffect]:
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(alone.runtime.replica, "step", fails)
+    await assert_stops(alone)
+
+
+async def test_calls_of_a_closed_runtime_are_answered(alone: TestNode) -> None:
+    await alone.runtime.run(acquire("a", "holder"))
+    waiting = asyncio.create_task(alone.runtime.run(acquire("a", "waiter", wait_ms=60_000)))
+    await eventually(lambda: alone.runtime.replica.machine.counts().places, "a waiter")
+    await alone.runtime.close()
+    given_up = await asyncio.wait_for(waiting, 5)
+    assert isinstance(given_up, Rejected)
+    assert given_up.reason is RejectReason.LEADERSHIP_LOST  # it waits on in the replicated state
+    late = await asyncio.wait_for(alone.runtime.run(acquire("b", "late")), 5)
+    assert isinstance(late, Rejected)
+    assert late.reason is RejectReason.STOPPED
+    read = alone.runtime.ask(lambda ref: SubmitRead(now_ms=boottime_ms(), ref=ref))
+    assert isinstance(await asyncio.wait_for(read, 5), Rejected)
+
+
+async def test_a_call_ends_at_its_deadline_and_with_it_its_wait(alone: TestNode) -> None:
+    held = await alone.runtime.run(acquire("a", "holder"))
+    assert isinstance(held, Reply)
+    final = await alone.runtime.run(
+        acquire("a", "waiter", wait_ms=60_000), deadline_ms=boottime_ms() + 50
+    )
+    assert isinstance(final, Rejected)
+    assert final.reason is RejectReason.LEADERSHIP_LOST
+    machine = alone.runtime.replica.machine
+    await eventually(lambda: machine.counts().places == 0, "the end of the wait")
+
+
+async def test_watchers_hear_of_their_lock_and_are_forgotten(alone: TestNode) -> None:
+    changes = alone.service.watch("a")
+    await anext(changes)
+    other = asyncio.ensure_future(anext(alone.service.watch("b")))
+    await other
+    change = asyncio.ensure_future(anext(changes))
+    await alone.runtime.run(acquire("a", "o"))
+    await asyncio.wait_for(change, 5)
+    await changes.aclose()  # type: ignore[attr-defined]
+    assert "a" not in alone.runtime._watchers
+
+
+async def test_what_a_node_logs_of_itself_belongs_to_no_request(
+    member: TestNode, caplog: pytest.LogCaptureFixture
+) -> None:
+    seen: list[str | None] = []
+
+    class Note(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.getMessage().startswith("stopping"):
+                seen.append(logs.request_id.get())
+
+    handler = Note()
+    logging.getLogger("distsync_node.services.runtime").addHandler(handler)
+    logs.request_id.set("a request that happens to be under way")
+    member.runtime.stop("for a test")
+    logging.getLogger("distsync_node.services.runtime").removeHandler(handler)
+    assert seen == [None]
