@@ -72,7 +72,10 @@ class Commands:
     def unclaim(self) -> None:
         pops = [one for one in self._it.sent if one.kind == "pop"]
         if pops:
-            self._it.unclaim(self._pick(pops[-5:]))
+            pop = self._pick(pops[-5:])
+            self._it.unclaim(pop)
+            if self._pick((0, 1)) and pop in self._it.repeatable():
+                self._it.repeat(pop)
 
     def advance(self) -> None:
         self._it.advance(self._pick(STEPS_MS))
@@ -90,7 +93,10 @@ class Commands:
             self._it.advance(max(0, self._pick(sorted(times)) - self._pick((0, 0, 1))))
 
     def forget_requests(self) -> None:
-        self._it.advance(self._pick((20_000, 61_000, 130_000)))
+        """Let so much time pass that requests may be forgotten; the younger must not be."""
+        self._it.advance(self._pick((20_000, 20_000, 20_000, 61_000)))
+        self.push()
+        self.repeat()
 
     def sweep(self) -> None:
         self._it.sweep()
@@ -130,7 +136,7 @@ class Commands:
     def repeat(self) -> None:
         sent = self._it.repeatable()
         if sent:
-            self._it.repeat(self._pick(sent[-10:]))
+            self._it.repeat(self._pick(sent[-20:]))
 
     def reuse(self) -> None:
         sent: list[Sent] = self._it.repeatable()
@@ -152,7 +158,7 @@ WEIGHTS = {
     "unclaim": 2,
     "advance": 5,
     "advance_to_a_change": 5,
-    "forget_requests": 1,
+    "forget_requests": 2,
     "sweep": 2,
     "peek": 2,
     "get": 1,

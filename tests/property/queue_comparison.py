@@ -354,9 +354,7 @@ class Comparison:
         self._send(
             sent,
             apply,
-            lambda: self.run(
-                self.store.cancel(self.queue, message_id, request_id=sent.request_id)
-            ),
+            lambda: self.run(self.store.cancel(self.queue, message_id, request_id=sent.request_id)),
             again=is_again,
         )
 
