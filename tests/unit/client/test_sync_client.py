@@ -399,7 +399,16 @@ FORKING = """
 def test_the_end_of_a_forked_process_leaves_the_parent_alone(served: Served) -> None:
     """Both share the sockets and what watches them."""
     done = subprocess.run(
-        [sys.executable, "-X", "dev", "-c", textwrap.dedent(FORKING), *served.cluster.urls()[:1]],
+        [
+            sys.executable,
+            "-X",
+            "dev",
+            "-W",
+            "ignore::DeprecationWarning",
+            "-c",
+            textwrap.dedent(FORKING),
+            *served.cluster.urls()[:1],
+        ],
         capture_output=True,
         text=True,
         timeout=60,
