@@ -141,8 +141,8 @@ class QueueStore:
         ]
         bodies = [one.body for one in messages]
         digest = _digest((items, lock[:2]), bodies)
-        await self._runner.register(queue)
         request = (_checked(request_id), digest, push_id, lock, items)
+        await self._runner.register(queue)
         match await self._runner.run("push", queue, request, bodies):
             case [["ok" | "repeated" as status, first_id, before, ready, created]]:
                 if created:
