@@ -1,4 +1,4 @@
-"""Planted bugs are caught: a few here at seeds known to show them, all of them by `make mutants`."""
+"""Planted bugs are caught: a few here at seeds known to show them, all by `make mutants`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from sim.mutants import MUTANTS
 
 TESTS = Path(__file__).parents[1]
@@ -31,8 +32,10 @@ def test_there_are_enough_of_them() -> None:
 @pytest.mark.parametrize("name", sorted(QUICK))
 def test_a_planted_bug_is_caught(name: str) -> None:
     tried = subprocess.run(
-        [sys.executable, "-m", "sim.mutants", "--only", name, "--lines=0"]
-        + [f"--first={QUICK[name]}", "--seeds=10"],
+        [
+            *(sys.executable, "-m", "sim.mutants", "--only", name, "--lines=0"),
+            *(f"--first={QUICK[name]}", "--seeds=10"),
+        ],
         cwd=TESTS,
         capture_output=True,
         text=True,
