@@ -167,7 +167,9 @@ class World:
         return host
 
     def add_host(self) -> Host:
-        """Put up a new, empty node."""
+        """Put up a new, empty node; nobody adds one of the version before."""
+        if self._upgrades:
+            self._options = replace(self._options, supported_versions=(1, 2))
         return self._make_host(f"n{len(self.hosts) + 1}")
 
     def new_cluster_id(self) -> str:
