@@ -5,8 +5,8 @@ What it guarantees:
 - Nobody passes before `parties` calls of `wait()` were there at the same moment, each with a lease
   that had not ended. More callers than that form the next group; the barrier can be used again
   and again, by the same parties or others, without a reset.
-- Once one has passed, every other of the group passes too, unless its own session ends first:
-  then its `wait()` raises `SessionLost`.
+- Once one has passed, every other of the group passes too, unless it cannot reach the cluster:
+  then its `wait()` raises `Unavailable`, or `SessionLost` when its lease has ended.
 - A party that crashes while it waits counts no more when its lease has ended (`ttl`); the others
   wait on for somebody in its place. One that gives up or is cancelled may have been counted: if
   it was the last one needed, the others may have passed.

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import asyncio
 
-__all__ = ["BodyGuard"]
+from distsync.errors import LockLost
+
+__all__ = ["BodyGuard", "tell_loss"]
 
 
 class BodyGuard:
@@ -60,3 +62,13 @@ class BodyGuard:
             if not alone or task.cancelling() > self._baseline:
                 raise
         return False
+
+
+def tell_loss(loss: LockLost | None, error: BaseException | None, *, cancelled_by_us: bool) -> None:
+    """End an `async with` that left with `error`: raise the loss, unless another error wins."""
+    if loss is None:
+        return
+    if error is None or cancelled_by_us:
+        raise loss from error
+    if not isinstance(error, asyncio.CancelledError):
+        error.add_note(str(loss))

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType, TracebackType
 
-from distsync.body import BodyGuard
+from distsync.body import BodyGuard, tell_loss
 from distsync.core import Core
 from distsync.durations import Duration, to_milliseconds
 from distsync.errors import DistSyncError, LockHeld, LockLost, NotHolder
@@ -159,17 +159,12 @@ class LockSet:
     ) -> None:
         lease, session = self._let_go()
         loss = None if lease is None else lease.loss()
-        cancelled_by_us = await self._guard.leave(error)
         if session is not None and loss is not None:
             self._bury(session)
-        elif session is not None:
+        cancelled_by_us = await self._guard.leave(error)
+        if session is not None and loss is None:
             loss = await self._release_at_exit(session)
-        if loss is None:
-            return
-        if error is None or cancelled_by_us:
-            raise loss from error
-        if not isinstance(error, asyncio.CancelledError):
-            error.add_note(str(loss))
+        tell_loss(loss, error, cancelled_by_us=cancelled_by_us)
 
     async def _obtain(self, session: Session, owner: str, seconds: float | None) -> None:
         reply = await in_pieces(

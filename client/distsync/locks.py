@@ -22,7 +22,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from distsync.body import BodyGuard
+from distsync.body import BodyGuard, tell_loss
 from distsync.core import Core
 from distsync.durations import Duration, to_milliseconds, to_seconds
 from distsync.errors import (
@@ -272,18 +272,13 @@ class Lock:
         loss = None if lease is None else lease.loss()
         if lease is not None:
             self._let_go(lease)
+        if loss is not None:
+            self._core.ghosts.release([self._grant_body()])
         cancelled_by_us = await self._guard.leave(error)
-        if lease is not None:
-            if loss is None:
-                loss = await self._release_at_exit(lease)
-            else:
-                self._core.ghosts.release([self._grant_body()])
-        if loss is None:
-            return
-        if error is None or cancelled_by_us:
-            raise self._lost(loss) from error
-        if not isinstance(error, asyncio.CancelledError):
-            error.add_note(str(self._lost(loss)))
+        if lease is not None and loss is None:
+            loss = await self._release_at_exit(lease)
+        told = None if loss is None else self._lost(loss)
+        tell_loss(told, error, cancelled_by_us=cancelled_by_us)
 
     # --- Acquiring --------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from distsync.body import BodyGuard
+from distsync.body import BodyGuard, tell_loss
 from distsync.core import Core
 from distsync.durations import Duration, to_milliseconds, to_seconds
 from distsync.errors import DistSyncError, LockLost, NotHolder, SessionLost, SessionNotFound
@@ -243,12 +243,7 @@ class Session:
                 await self._close(lease)
             except DistSyncError as failure:
                 _log.warning("session %s could not be closed, it will end: %s", self._id, failure)
-        if loss is None:
-            return
-        if error is None or cancelled_by_us:
-            raise loss from error
-        if not isinstance(error, asyncio.CancelledError):
-            error.add_note(str(loss))
+        tell_loss(loss, error, cancelled_by_us=cancelled_by_us)
 
     async def _keep_alive(self, until: float) -> Span:
         reply = await self._core.transport.post(

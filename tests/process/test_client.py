@@ -183,9 +183,31 @@ HOLDER = """
 """
 
 
-def test_a_holder_paused_past_its_ttl_is_told_and_fenced(up: Up) -> None:
+ASYNC_HOLDER = """
+    import asyncio, sys
+    from distsync import AsyncClient, LockLost
+
+    async def main():
+        async with AsyncClient(sys.argv[1]) as client:
+            try:
+                async with client.lock("paused", ttl=2) as lock:
+                    print("held", lock.token, flush=True)
+                    try:
+                        await asyncio.sleep(60)
+                    except asyncio.CancelledError:
+                        print("told", flush=True)
+                        raise
+            except LockLost:
+                print("lost", flush=True)
+
+    asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("holder", [HOLDER, ASYNC_HOLDER], ids=["thread", "asyncio"])
+def test_a_holder_paused_past_its_ttl_is_told_and_fenced(up: Up, holder: str) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(HOLDER), up.url],
+        [sys.executable, "-c", textwrap.dedent(holder), up.url],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

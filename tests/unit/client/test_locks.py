@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from datetime import timedelta
 
@@ -477,6 +478,23 @@ async def test_a_cancellation_together_with_a_loss_stays_a_cancellation(
     with pytest.raises(asyncio.CancelledError):
         await task
     assert task.cancelled()
+
+
+async def test_a_lost_lock_is_given_back_also_when_its_task_is_cancelled(
+    cluster: ScriptedCluster, clock: JumpClock, client: AsyncClient
+) -> None:
+    async def hold() -> None:
+        async with client.lock("a", ttl=10) as lock:
+            await lose(lock, cluster, clock)
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.create_task(hold())
+    await eventually(lambda: not is_held(cluster, "a"))
 
 
 async def test_a_timeout_around_a_lock_stays_a_timeout(
