@@ -26,6 +26,7 @@ from distsync_node.redis_link.topology import Timing, find_topology
 logger = logging.getLogger(__name__)
 
 MAX_REGISTERED_KEPT: Final = 100_000
+READING: Final = frozenset({"get", "peek", "list", "stats"})  # scripts that change nothing
 
 
 class Runner:
@@ -76,7 +77,9 @@ class Runner:
         command = self._commands.command(name, queue, request, bodies)
         source = self._commands.with_source(name, command)
         key = model.key(queue, "meta")
-        reply: list[Any] = await self._calls.run(key, command, source=source, waits=True)
+        reply: list[Any] = await self._calls.run(
+            key, command, source=source, writes=name not in READING
+        )
         reply[0] = decode(reply[0])
         if reply[0][0] == "reused":
             raise RequestIdReused(
@@ -92,7 +95,7 @@ class Runner:
         if len(self._registered) >= MAX_REGISTERED_KEPT:
             self._registered.clear()
         command = pack_command("ZADD", model.REGISTRY_KEY, 0, queue)
-        await self._calls.run(model.REGISTRY_KEY, command, waits=True)
+        await self._calls.run(model.REGISTRY_KEY, command, writes=True)
         self._registered.add(queue)
 
     async def names(self, prefix: bytes, after: bytes, limit: int) -> tuple[str, ...]:

@@ -53,12 +53,13 @@ class Calls:
         command: bytes,
         *,
         source: Callable[[], bytes] | None = None,
-        waits: bool = False,
+        writes: bool = False,
     ) -> Any:
         """Send a packed command to the server of `key` and return its reply.
 
         `source` gives the same command with the text of its script, for a server that has forgotten
-        it. `waits`: the reply counts only when replicas have the write, if the URL asks for that.
+        it. `writes`: the reply counts only when replicas have the write, if the URL asks for that;
+        and when it is lost, the write may have been done.
 
         Raises:
             RedisUnavailable: nothing was done.
@@ -77,7 +78,7 @@ class Calls:
                     asking = ""
                     _, reply = await link.call_all([_ASKING, command])
                 else:
-                    link = await self._topology.link(key, patience, waits=waits)
+                    link = await self._topology.link(key, patience, waits=writes)
                     reply = await link.call(command)
             except LinkBusy:
                 raise LimitReached("too many calls to redis are in flight", limit="redis") from None
@@ -86,7 +87,7 @@ class Calls:
                     raise OutcomeUnknown(error.detail) from None
                 raise
             except LinkLost as error:
-                maybe_done = maybe_done or error.was_sent
+                maybe_done = maybe_done or (writes and error.was_sent)
                 failure = str(error)
             except TooFewReplicas as error:
                 maybe_done = True

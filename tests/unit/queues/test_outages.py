@@ -1,0 +1,188 @@
+"""Redis that stalls, restarts, forgets scripts or becomes a replica: nothing is lost or doubled."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+from distsync_node.errors import OutcomeUnknown, RedisUnavailable
+from distsync_node.queues.store import QueueStore, new_request_id
+from distsync_node.queues.types import NewMessage, Pushed
+from distsync_node.redis_link.topology import Timing
+from redis_server import RedisServer
+
+T = TypeVar("T")
+
+QUICK = Timing(connect_s=1.0, stall_s=0.3)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[RedisServer]:
+    with RedisServer(tmp_path) as server:
+        yield server
+
+
+@pytest.fixture
+async def store(server: RedisServer) -> AsyncIterator[QueueStore]:
+    store = await QueueStore.open(server.url, timing=QUICK, patience_s=0.5, deadline_s=1.0)
+    yield store
+    await store.close()
+
+
+def message(number: int) -> NewMessage:
+    return NewMessage(body=str(number).encode())
+
+
+async def all_bodies(store: QueueStore) -> list[int]:
+    """Claim and ack everything there is."""
+    bodies = []
+    while (popped := await store.pop("orders", count=100)).messages:
+        await store.ack("orders", [one.receipt for one in popped.messages])
+        bodies += [int(one.body) for one in popped.messages]
+    return bodies
+
+
+async def test_scripts_that_were_flushed_are_loaded_again(
+    server: RedisServer, store: QueueStore
+) -> None:
+    client = server.client()
+    for number in range(3):
+        client.script_flush()
+        await asyncio.gather(*[store.push("orders", [message(number)]) for _ in range(20)])
+    client.script_flush()
+    assert Counter(await all_bodies(store)) == {0: 20, 1: 20, 2: 20}
+
+
+async def test_calls_during_a_restart_are_done_once(server: RedisServer, store: QueueStore) -> None:
+    acknowledged = []
+    stopped = asyncio.Event()
+
+    async def pusher(start: int) -> None:
+        number = start
+        while not stopped.is_set():
+            pushed = await store.push("orders", [message(number)])
+            assert isinstance(pushed, Pushed)
+            acknowledged.append(number)
+            number += 1
+
+    pushers = [asyncio.create_task(pusher(start * 1_000_000)) for start in range(20)]
+    for _ in range(3):
+        target = len(acknowledged) + 100
+        while len(acknowledged) < target:
+            await asyncio.sleep(0.001)
+        server.kill()
+        await asyncio.to_thread(server.start)
+    stopped.set()
+    await asyncio.gather(*pushers)
+    assert sorted(await all_bodies(store)) == sorted(acknowledged)
+
+
+async def test_down_is_503_up_again_is_served(server: RedisServer, store: QueueStore) -> None:
+    await store.push("orders", [message(1)])
+    server.kill()
+    with pytest.raises((RedisUnavailable, OutcomeUnknown)):  # unknown if it was sent all the same
+        await store.pop("orders")
+    with pytest.raises(RedisUnavailable):
+        await store.pop("orders")
+    with pytest.raises(RedisUnavailable):
+        await store.stats("orders")
+    server.start()
+    assert await all_bodies(store) == [1]
+
+
+async def test_a_call_that_may_have_been_done_is_unknown_and_its_retry_is_the_same_call(
+    server: RedisServer, store: QueueStore
+) -> None:
+    request_id = new_request_id()
+    server.pause()
+    try:
+        with pytest.raises(OutcomeUnknown) as unknown:
+            await store.push("orders", [message(1)], request_id=request_id)
+    finally:
+        server.resume()
+    assert (unknown.value.status, unknown.value.retriable) == (504, True)
+    pushed = await store.push("orders", [message(1)], request_id=request_id)
+    assert isinstance(pushed, Pushed)
+    assert await all_bodies(store) == [1]
+
+
+async def test_a_pop_that_is_cancelled_gives_back_what_it_claimed(
+    server: RedisServer, store: QueueStore
+) -> None:
+    await store.push("orders", [message(1), message(2)])
+    server.pause()
+    pop = asyncio.create_task(store.pop("orders", count=2, visibility_ms=3_600_000))
+    await asyncio.sleep(0.01)
+    pop.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await pop
+    server.resume()
+
+    async def claimed() -> list[tuple[bytes, int]]:
+        while not (popped := await store.pop("orders", count=2)).messages:
+            await asyncio.sleep(0.001)
+        return [(one.body, one.deliveries) for one in popped.messages]
+
+    assert await asyncio.wait_for(claimed(), 5) == [(b"1", 1), (b"2", 1)]
+
+
+async def test_consumers_and_producers_over_restarts_lose_nothing_and_double_nothing(
+    server: RedisServer, tmp_path: Path
+) -> None:
+    """Two nodes; every message pushed is acked by exactly one consumer: no deadline passes here."""
+    nodes = [await QueueStore.open(server.url, timing=QUICK) for _ in range(2)]
+    pushed: list[int] = []
+    handled: list[int] = []
+    total = 1_500
+
+    async def produce(node: QueueStore, numbers: range) -> None:
+        for number in numbers:
+            await retried(lambda r, n=number: node.push("orders", [message(n)], request_id=r))
+            pushed.append(number)
+
+    async def consume(node: QueueStore) -> None:
+        while len(handled) < total:
+            popped = await retried(lambda r: node.pop("orders", count=3, request_id=r))
+            for one in popped.messages:
+                receipts = [one.receipt]
+                settled = await retried(
+                    lambda r, some=receipts: node.ack("orders", some, request_id=r)
+                )
+                assert not settled.stale
+                handled.append(int(one.body))
+            if not popped.messages:
+                await asyncio.sleep(0.002)
+
+    async def restart() -> None:
+        for part in (0.2, 0.5, 0.8):
+            while len(handled) < total * part:
+                await asyncio.sleep(0.002)
+            server.kill()
+            await asyncio.to_thread(server.start)
+            server.client().script_flush()
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(restart())
+        for index in range(10):
+            numbers = range(index * total // 10, (index + 1) * total // 10)
+            tasks.create_task(produce(nodes[index % 2], numbers))
+            tasks.create_task(consume(nodes[index % 2]))
+    assert sorted(pushed) == list(range(total))
+    assert sorted(handled) == list(range(total))
+    for node in nodes:
+        await node.close()
+
+
+async def retried(call: Callable[[str], Awaitable[T]]) -> T:
+    """Do as a client does: the same request id until there is an answer."""
+    request_id = new_request_id()
+    while True:
+        try:
+            return await call(request_id)
+        except (RedisUnavailable, OutcomeUnknown):
+            continue
