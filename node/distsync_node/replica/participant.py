@@ -122,6 +122,7 @@ from distsync_node.replica.types import (
 )
 
 POLICY_INTERVAL_MS = 200
+HAND_OVER_INTERVAL_MS = 5_000  # nothing can be proposed meanwhile, so not all the time
 MAX_INCARNATION = 2**53 - 1
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -172,6 +173,7 @@ class Participant:
         self._expire_index: LogIndex | None = None
         self._last_stamp_at_ms = now_ms
         self._policy_at_ms = now_ms
+        self._hand_over_at_ms = now_ms
         self._board = HashBoard()
         self.serving = Serving(
             options.lease,
@@ -400,7 +402,11 @@ class Participant:
         self._last_stamp_at_ms = self._now_ms - self._options.stamp_interval_ms
         self._flush_wanted = True
         if self.disk_full:
-            self._raft(TransferLeadership(now_ms=self._now_ms))
+            self._hand_over()
+
+    def _hand_over(self) -> None:
+        self._hand_over_at_ms = self._now_ms + HAND_OVER_INTERVAL_MS
+        self._raft(TransferLeadership(now_ms=self._now_ms))
 
     def _wake(self) -> None:
         if self.raft.next_deadline_ms() <= self._now_ms:
@@ -418,6 +424,9 @@ class Participant:
             self._flush()
 
     def _pursue_policy(self) -> None:
+        if self.disk_full and self._now_ms >= self._hand_over_at_ms:
+            self._hand_over()  # the one before failed
+            return
         self._propose_version()
         configuration = self.raft.configuration
         change = next_change(
@@ -791,7 +800,7 @@ class Participant:
     def _disk_full_changed(self, full: bool) -> None:
         self.disk_full = full
         if full and self.is_ready_leader:
-            self._raft(TransferLeadership(now_ms=self._now_ms))
+            self._hand_over()
 
     def _reject(self, ref: int, reason: RejectReason) -> None:
         self._emit(Rejected(ref=ref, reason=reason, leader=self.raft.leader))

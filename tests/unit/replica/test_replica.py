@@ -517,6 +517,22 @@ def test_a_full_disk_refuses_commands_and_hands_leadership_over() -> None:
     assert pump.leader is not leader
 
 
+def test_a_leader_with_a_full_disk_tries_again_to_hand_over() -> None:
+    pump = Pump()
+    leader = pump.form()
+    assert leader.raft is not None
+    pump.cut = {member.id for member in pump.members if member.id != leader.member_id}
+    pump.step(leader.member_id, DiskFullChanged(now_ms=pump.now_ms, full=True))
+    target = leader.raft.transfer_target
+    assert target is not None
+    pump.cut = {target}
+    pump.run(2_000)
+    assert leader.is_ready_leader
+    pump.cut.clear()
+    pump.run(8_000)
+    assert pump.leader is not leader
+
+
 def test_a_leader_that_hands_over_waits_with_expiries_instead_of_trying_them_for_ever() -> None:
     pump = Pump()
     leader = pump.form()
