@@ -101,3 +101,17 @@ def test_a_member_is_demoted_promoted_and_removed_for_good(cluster: Up) -> None:
     assert "node-9 is not a member" in unknown.stderr
     url = cluster.urls[cluster.names.index(target)]
     eventually(lambda: f"{target} " in distsync("status", url=url).stdout)
+
+
+def test_ring_shows_shares_and_owners(cluster: Up) -> None:
+    eventually(lambda: len(ask(cluster, "ring")["servers"]) == 3, what="three servers in the ring")
+    ring = ask(cluster, "ring")
+    assert [server["name"] for server in ring["servers"]] == cluster.names
+    assert abs(sum(server["share"] for server in ring["servers"]) - 1) < 1e-4
+    owner = ask(cluster, "ring", "orders/42")["owner"]
+    for url in cluster.urls:
+        told = distsync("ring", "orders/42", url=url)
+        assert told.stdout == f"orders/42 is owned by {owner} (epoch {ring['epoch']})\n"
+    table = distsync("ring", url=cluster.urls[0]).stdout.splitlines()
+    assert table[0].split() == ["NAME", "SHARE", "WEIGHT", "URL"]
+    assert table[-1] == f"epoch {ring['epoch']}, 160 virtual nodes each"

@@ -23,6 +23,7 @@ _SUBCOMMANDS = {
     "lock": ("distsync.command.locks:lock", "Take, release, list, watch and run under locks."),
     "member": ("distsync.command.members:member", "Change who is in the cluster."),
     "node": ("distsync.command.node:node", "Run one node."),
+    "ring": ("distsync.command.ring:ring", "Show who owns what."),
     "status": ("distsync.command.status:status", "Show the nodes and who leads."),
     "up": ("distsync.command.up:up", "Run a cluster on this machine."),
 }

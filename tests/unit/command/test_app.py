@@ -192,7 +192,7 @@ def test_completion_offers_commands_and_is_silent_without_a_cluster() -> None:
 def test_help_names_every_command(run: Run) -> None:
     ended = run("--help")
     assert ended.returncode == 0
-    for name in ("completion", "lock", "member", "node", "status", "up"):
+    for name in ("completion", "lock", "member", "node", "ring", "status", "up"):
         assert name in ended.stdout
 
 
