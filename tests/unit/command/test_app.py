@@ -184,7 +184,7 @@ def complete(*words: str) -> list[str]:
 
 
 def test_completion_offers_commands_and_is_silent_without_a_cluster() -> None:
-    assert {"status", "lock", "member", "node", "up", "completion"} == set(complete(""))
+    assert {"status", "lock", "member", "node", "ring", "up", "completion"} == set(complete(""))
     assert "acquire" in complete("lock", "a")
     assert complete("lock", "show", "ord") == []
 
