@@ -363,7 +363,7 @@ class Participant:
         elif isinstance(message, LeaseGrant):
             self.serving.granted(message)
         elif isinstance(message, Diverged):
-            self._stop(f"the state at index {message.index} differs from a quorum's")
+            self._diverged(message.index)
         else:
             self._raft(Receive(now_ms=self._now_ms, sender=sender, message=message))
 
@@ -375,10 +375,13 @@ class Participant:
         self._emit(MarkRemoved())
         self._reject_all(RejectReason.REMOVED)
 
-    def _stop(self, reason: str) -> None:
+    def _diverged(self, index: LogIndex) -> None:
+        self._stop(f"the state at index {index} differs from a quorum's", diverged=True)
+
+    def _stop(self, reason: str, *, diverged: bool = False) -> None:
         self.state = "stopped"
         self.is_ready_leader = False
-        self._emit(Stop(reason=reason))
+        self._emit(Stop(reason=reason, diverged=diverged))
         self._reject_all(RejectReason.STOPPED)
 
     # --- Leading --------------------------------------------------------------------------------
@@ -714,7 +717,7 @@ class Participant:
             return
         for member_id in self._board.diverged(index, self.raft.configuration.voters):
             if member_id == self.member_id:
-                self._stop(f"the state at index {index} differs from a quorum's")
+                self._diverged(index)
                 return
             self._emit(SendPeer(to=member_id, message=Diverged(index=index)))
 

@@ -376,9 +376,13 @@ class MarkRemoved:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stop:
-    """This member's state differs from the quorum's, or a promise broke: stop loudly."""
+    """This member's state differs from the quorum's, or a promise broke: stop loudly.
+
+    With `diverged` the disk must remember it: a restart would bring the wrong state back.
+    """
 
     reason: str
+    diverged: bool = False
 
 
 ReplicaEffect: TypeAlias = (

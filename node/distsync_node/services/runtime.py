@@ -341,6 +341,8 @@ class Runtime:
                 self._spawn(self._mark_removed())
             case Stop():
                 self.stop(effect.reason)
+                if effect.diverged:
+                    self._storage.mark_diverged()
             case _:
                 assert_never(effect)
 

@@ -24,6 +24,7 @@ from distsync_node.storage.snapshots import TEMPORARY_SUFFIX, write_whole
 LOCK_NAME = "lock"
 MEMBER_NAME = "member"
 REMOVED_NAME = "removed"
+DIVERGED_NAME = "diverged"
 _IDENTITY_NAME = "identity"
 _FORMAT = 1
 _IDENTITY_LIMIT_BYTES = 4096

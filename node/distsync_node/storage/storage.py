@@ -43,6 +43,7 @@ from distsync_node.raft.types import (
 )
 from distsync_node.storage.batch import Batch, merge
 from distsync_node.storage.directory import (
+    DIVERGED_NAME,
     REMOVED_NAME,
     archive_member,
     lock_directory,
@@ -143,6 +144,8 @@ class Storage:
             if name.endswith(TEMPORARY_SUFFIX):
                 self._filesystem.unlink(self._directory / name)
         self._filesystem.sync_directory(self._directory)
+        if DIVERGED_NAME in names:
+            raise self._damaged(DIVERGED_NAME, "its state was found to differ from a quorum's")
         self.removed = REMOVED_NAME in names
         self.recovered = self._recover(names)
 
@@ -337,6 +340,18 @@ class Storage:
         with self._disk():
             write_whole(self._filesystem, self._directory / REMOVED_NAME, [b"removed\n"])
         self.removed = True
+
+    def mark_diverged(self) -> None:
+        """Note durably that the state of this member is wrong: it must not be started again.
+
+        What is wrong may be in its snapshot, and it would serve that until it is found again.
+
+        Raises:
+            DiskFull: nothing was done.
+            StorageFailed: the disk failed.
+        """
+        with self._disk():
+            write_whole(self._filesystem, self._directory / DIVERGED_NAME, [b"diverged\n"])
 
     def archive(self) -> Path:
         """Move the member's content aside and return where it is; then only `close` is left.

@@ -50,12 +50,14 @@ class TestNode:
 
     __test__ = False
 
-    def __init__(self, name: str, directory: Path) -> None:
+    def __init__(self, name: str, directory: Path, options: ReplicaOptions | None = None) -> None:
         self.name = name
+        self.directory = directory / name
+        self.options = options or ReplicaOptions()
         self.stopped_because: list[str] = []
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
-        self.storage = Storage.open(directory / name)
+        self.storage = Storage.open(self.directory)
         self.client = PeerClient(SECRET, name)
         self.service = NodeService(name, self.client)
 
@@ -68,7 +70,7 @@ class TestNode:
         self.runtime = Runtime(
             self.storage,
             lambda url: Target(url, SECRET, self.name),
-            options=ReplicaOptions(),
+            options=self.options,
             raft_options=RaftOptions(),
             on_stop=self.stopped_because.append,
         )
@@ -103,8 +105,8 @@ class TestCluster:
 
     __test__ = False
 
-    def __init__(self, directory: Path, nodes: int) -> None:
-        self.nodes = [TestNode(f"n{number}", directory) for number in range(1, nodes + 1)]
+    def __init__(self, directory: Path, nodes: int, options: ReplicaOptions | None) -> None:
+        self.nodes = [TestNode(f"n{number}", directory, options) for number in range(1, nodes + 1)]
         self.gone: set[TestNode] = set()  # those whose runtime a test has closed
 
     async def form(self) -> None:
@@ -139,8 +141,10 @@ class TestCluster:
 
 
 @contextlib.asynccontextmanager
-async def running(directory: Path, nodes: int = 3) -> AsyncIterator[TestCluster]:
-    cluster = TestCluster(directory, nodes)
+async def running(
+    directory: Path, nodes: int = 3, options: ReplicaOptions | None = None
+) -> AsyncIterator[TestCluster]:
+    cluster = TestCluster(directory, nodes, options)
     try:
         await cluster.form()
         yield cluster

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from distsync_node import logs
+from distsync_node.errors import OutcomeUnknown, StartupError
 from distsync_node.raft.types import (
     LogIndex,
     Member,
@@ -26,11 +28,13 @@ from distsync_node.replica.types import (
     RejectReason,
     ReplicaEffect,
     ReplicaEvent,
+    ReplicaOptions,
     Reply,
     SubmitRead,
 )
 from distsync_node.services.runtime import Runtime, boottime_ms
-from unit.services.nodes import TestNode, acquire, eventually
+from distsync_node.storage import Storage
+from unit.services.nodes import TestNode, acquire, eventually, running, token_of
 
 OTHERS = ("b", "c")
 
@@ -119,6 +123,32 @@ async def test_a_broken_promise_of_the_replica_stops_the_node(
 
     monkeypatch.setattr(alone.runtime.replica, "step", fails)
     await assert_stops(alone)
+
+
+@pytest.mark.parametrize("who", ["leader", "follower"])
+async def test_a_node_whose_state_differs_stops_and_does_not_start_again(
+    who: str, tmp_path: Path
+) -> None:
+    options = ReplicaOptions(hash_interval=4, serves=False)
+    async with running(tmp_path, options=options) as cluster:
+        odd = cluster.leading if who == "leader" else cluster.following[0]
+        others = [node for node in cluster.nodes if node is not odd]
+        odd.runtime.replica.machine.raise_tokens(1_000)
+        asking = next(node for node in cluster.following if node is not odd)
+        for number in range(12):
+            if odd.stopped_because:
+                break
+            with contextlib.suppress(OutcomeUnknown):  # what the odd one proposed
+                await asking.service.submit(acquire(str(number), "o"), timeout_ms=1_000)
+        await eventually(lambda: odd.stopped_because, "the verdict")
+        assert "differs from a quorum's" in odd.stopped_because[0]
+        cluster.gone.add(odd)
+        reply = await asking.service.submit(acquire("after", "o"), timeout_ms=20_000)
+        assert token_of(reply) < 1_000
+        assert [node.stopped_because for node in others] == [[], []]
+    with pytest.raises(StartupError, match="differ from a quorum's") as error:
+        Storage.open(odd.directory)
+    assert odd.storage.member_id in str(error.value)
 
 
 async def test_calls_of_a_closed_runtime_are_answered(alone: TestNode) -> None:

@@ -7,7 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from distsync_node.errors import AlreadyBootstrapped, InvariantViolation, StorageFailed
+from distsync_node.errors import (
+    AlreadyBootstrapped,
+    InvariantViolation,
+    StartupError,
+    StorageFailed,
+)
 from distsync_node.raft.types import LogIndex, Persist
 from distsync_node.storage import Storage
 from unit.storage.faultfs import FaultFileSystem, PowerCut
@@ -424,6 +429,16 @@ def test_the_removed_mark_is_durable() -> None:
     again = reopened(disk)
     assert again.removed
     assert again.recovered is not None
+
+
+def test_a_member_whose_state_was_found_to_differ_does_not_start_again() -> None:
+    disk = FaultFileSystem()
+    storage = founded(disk)
+    storage.mark_diverged()
+    with pytest.raises(StartupError, match="differ from a quorum's") as error:
+        reopened(disk)
+    assert "\n" not in str(error.value)
+    assert f"remove member {storage.member_id} from its cluster" in str(error.value)
 
 
 def test_an_archived_member_leaves_an_empty_directory_and_keeps_its_content() -> None:
