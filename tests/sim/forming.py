@@ -107,6 +107,7 @@ class Founder:
     def _create(self, members: tuple[Member, ...]) -> None:
         world = self._world
         cluster_id = world.new_cluster_id()
+        world.founder_lists.add(tuple(member.id for member in members))
         self._kernel.faults["genesis"] += 1
         self._kernel.trace(self._host.name, "create", cluster_id, [one.id for one in members])
         for member in members:
@@ -135,7 +136,8 @@ class Founder:
         def make_event(now_ms: int, ref: int) -> Bootstrap:
             return Bootstrap(now_ms=now_ms, ref=ref, cluster_id=cluster_id, members=members)
 
-        if target.alive and target.member_id == member.id:  # the call names whom it is for
+        # The call of an operator names an address only; that of a node names the member it is for.
+        if target.alive and (target.member_id == member.id or self._world.names_addresses):
             target.call(make_event, _ignore)
 
     def _join(self, leader: Member) -> None:

@@ -89,6 +89,10 @@ class Observer(Protocol):
         """The process started with what its disk held."""
         ...
 
+    def founded(self, host: Host) -> None:
+        """The member's first state is on its disk."""
+        ...
+
     def sending(self, host: Host, to: MemberId, message: PeerMessage) -> None:
         """A message leaves."""
         ...
@@ -380,7 +384,7 @@ class Host:
         if last_seq:
             self._step(StoragePersisted(now_ms=self.now_ms, seq=last_seq))
         if any(isinstance(effect, Initialise) for effect in effects):
-            self.observer.started(self)
+            self.observer.founded(self)
             self._step(StorageInitialised(now_ms=self.now_ms))
 
     def _disk_full(self, full: bool) -> None:

@@ -1,18 +1,22 @@
 """What must hold of consensus at every instant, judged from outside by one who sees all members.
 
-raft.two_leaders        two members led the same term
-raft.election_safety    a new leader lacks an entry that was applied in an earlier term
-raft.vote_not_durable   a vote, or a leadership, that the member's disk does not know of
-raft.two_votes          one member voted for two candidates in a term, restarts included
-raft.append_not_durable an acknowledgement of entries that are not on the member's disk
-raft.log_matching       two members applied different entries at one index
-raft.order              entries applied out of order, twice, or with a gap
-raft.quorum             an entry was applied that no quorum of the voters held durably
-raft.config_overlap     a membership change proposed before an entry of the leader's own term was
-                        committed, or beside another change
-raft.two_clusters       two clusters with different founders both made progress
-raft.configuration      two members have different configurations at one index
-raft.not_a_voter        a member took the lead that no configuration of late has as a voter
+The names of the checks, as failures tell them:
+
+    raft.two_leaders        two members led the same term
+    raft.election_safety    a new leader lacks an entry that was applied in an earlier term
+    raft.vote_not_durable   a vote, or a leadership, that the member's disk does not know of
+    raft.two_votes          one member voted for two candidates in a term, restarts included
+    raft.append_not_durable an acknowledgement of entries that are not on the member's disk
+    raft.log_matching       two members applied different entries at one index
+    raft.order              entries applied out of order, twice, or with a gap
+    raft.prior_term         a leader committed up to an entry that is not of its own term
+    raft.quorum             an entry was applied that no quorum of the voters held durably
+    raft.config_overlap     a membership change proposed before an entry of the leader's own term was
+                            committed, or beside another change
+    raft.genesis            a member took a list of founders that nobody made, or that lacks it
+    raft.two_clusters       two clusters with different founders both made progress
+    raft.configuration      two members have different configurations at one index
+    raft.not_a_voter        a member took the lead that no configuration of late has as a voter
 """
 
 from __future__ import annotations
@@ -84,6 +88,12 @@ class RaftChecks:
         if snapshot is not None:
             self._take_snapshot(host, snapshot)
 
+    def founded(self, host: Host, lists: set[tuple[MemberId, ...]]) -> None:
+        """A member's genesis is on its disk; `lists` are those that somebody made."""
+        founders = tuple(member.id for member in host.replica.genesis)
+        if founders and (founders not in lists or host.member_id not in founders):
+            self._fail("raft.genesis", host, f"founded with {founders}")
+
     def restored(self, host: Host, snapshot: Snapshot) -> None:
         """A received snapshot replaced state and log."""
         if snapshot.meta.index <= self._applied.get(host.name, 0):
@@ -139,13 +149,20 @@ class RaftChecks:
         if not self._is_durable(entry.index, entry.term):
             self._fail("raft.quorum", host, f"applied {entry.index} of term {entry.term}")
         self.last_index = max(self.last_index, entry.index)
-        raft = host.replica.raft
-        if raft is not None:
-            self._last_in[raft.term] = self.last_index
+        self._check_commit(host)
         if entry.kind is EntryKind.CONFIG:
             self._change_configuration(entry)
         self._check_own_configuration(host, entry.index)
         return True
+
+    def _check_commit(self, host: Host) -> None:
+        raft = host.replica.raft
+        if raft is None:
+            return
+        self._last_in[raft.term] = self.last_index
+        committed_term = raft._state.log.term_at(raft.commit_index)
+        if raft.role is Role.LEADER and committed_term != raft.term:
+            self._fail("raft.prior_term", host, f"{raft.commit_index} of {committed_term}")
 
     def _begin(self, host: Host) -> None:
         """The first entry of all tells which genesis came to be."""

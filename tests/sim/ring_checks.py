@@ -1,6 +1,8 @@
 """What must hold of node leases: nobody is taken out of the ring while its own lease is valid.
 
-ring.early_leave    a process was taken out, or replaced, that could still serve by its own clock
+The name of the check, as a failure tells it:
+
+    ring.early_leave    a process was taken out, or replaced, that could still serve by its own clock
 """
 
 from __future__ import annotations

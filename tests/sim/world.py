@@ -100,6 +100,7 @@ class World:
         self.ring = RingChecks(self.hosts)
         self.forming = profile.forming
         self.leaving_ids: set[MemberId] = set()
+        self.founder_lists: set[tuple[MemberId, ...]] = set()
         self.may_stall = False
         self.heals = 0
         self.background = self.rng.choice(((0.0, 0.0, 0.0), (0.01, 0.01, 0.02), (0.05, 0.05, 0.1)))
@@ -108,6 +109,7 @@ class World:
         self._wiped_ids: set[MemberId] = set()
         self._clusters = 0
         self._same_cluster_id = self.rng.random() < 0.5
+        self.names_addresses = self._same_cluster_id
         self._upgrades = self.rng.random() < 0.15
         self._first = False
         self._raft_options = self._choose_raft_options()
@@ -290,6 +292,11 @@ class World:
         """A process starts."""
         self.raft.started(host)
 
+    def founded(self, host: Host) -> None:
+        """The first state of a member is on its disk."""
+        self.raft.started(host)
+        self.raft.founded(host, self.founder_lists)
+
     def sending(self, host: Host, to: MemberId, message: PeerMessage) -> None:
         """A message leaves."""
         kind = type(message).__name__
@@ -390,6 +397,7 @@ class World:
         network.loss, network.duplication, network.reordering = self.background
         if not self.profile.forming:
             members = tuple(member_of(host) for host in self.hosts.values())
+            self.founder_lists.add(tuple(member.id for member in members))
             cluster_id = self.new_cluster_id()
             for host in self.hosts.values():
                 host.call(
