@@ -504,8 +504,14 @@ class Participant:
             self._reject(ref, RejectReason.DISK_FULL)
         elif self._requests.count >= self._options.max_pending:
             self._reject(ref, RejectReason.OVERLOADED)
+        elif isinstance(command, Cancel) and self._is_awaited(command):
+            self._reply(ref, Done())
         else:
             self._requests.submit(ref, command)
+
+    def _is_awaited(self, command: Cancel) -> bool:
+        """Whether another connection waits here for what a node that lost its client gives up."""
+        return self._requests.parked_gone(command.key, command.attempt) is None
 
     def _flush(self) -> None:
         """Propose what waits, one entry after another while there is room."""

@@ -67,7 +67,8 @@ class Node(Protocol):
         """Run a command through the leader, wherever it is, and return its final outcome.
 
         Retries by itself under the same key until `timeout_ms` (plus the command's own wait) has
-        passed. Cancelling the awaiting task is a disconnect: a waiting request is cancelled.
+        passed, or until nothing has come of trying for `timeout_ms`: no leader, or no answer.
+        Cancelling the awaiting task is a disconnect: a waiting request is cancelled.
         """
         ...
 

@@ -85,18 +85,33 @@ _RoleName = Literal["leader", "follower", "candidate", "learner"]
 
 
 class _Attempts:
-    """What is known of a command while it is tried: whether it may have been proposed, and where
-    its wait stands."""
+    """What is known of a command while it is tried: whether it may have been proposed, where its
+    wait stands, and since when nothing came of trying."""
 
-    __slots__ = ("attempt", "may_be_proposed")
+    __slots__ = ("attempt", "is_parked", "may_be_proposed", "patience_ms", "stuck_since_ms")
 
-    def __init__(self) -> None:
+    def __init__(self, patience_ms: int) -> None:
+        self.patience_ms = patience_ms
         self.may_be_proposed = False
         self.attempt: int | None = None
+        self.is_parked = False
+        self.stuck_since_ms: int | None = None
+
+    def begin(self) -> None:
+        """A leader is asked."""
+        self.is_parked = False
 
     def parked(self, attempt: int) -> None:
         """The command waits in a queue, as that attempt."""
         self.attempt = attempt
+        self.is_parked = True
+        self.stuck_since_ms = None
+
+    def stuck_until_ms(self, since_ms: int) -> int:
+        """Nothing has come of trying since then, or since before; return when to give up."""
+        if self.stuck_since_ms is None:
+            self.stuck_since_ms = since_ms
+        return self.stuck_since_ms + self.patience_ms
 
 
 class NodeService:
@@ -143,7 +158,7 @@ class NodeService:
         """See `interface.Node.submit`."""
         self._check_goes_on()
         runtime = self.runtime
-        attempts = _Attempts()
+        attempts = _Attempts(timeout_ms)
         wait_ms = command.wait_ms if isinstance(command, Acquire | Upgrade) else 0
         deadline_ms = boottime_ms() + timeout_ms + wait_ms
         try:
@@ -162,6 +177,7 @@ class NodeService:
     ) -> CommandReply | RejectReason:
         replica = runtime.replica
         leader = replica.leader
+        attempts.begin()
         if leader == replica.member_id or replica.raft is None or replica.state != "member":
             return await self._try_here(runtime, command, attempts, deadline_ms)
         if leader is None:
@@ -208,7 +224,8 @@ class NodeService:
         if self._ends_requests:
             raise ShuttingDown("this node stops; nothing was proposed")
         now_ms = boottime_ms()
-        out_of_time = now_ms >= deadline_ms
+        give_up_at_ms = min(deadline_ms, attempts.stuck_until_ms(now_ms))
+        out_of_time = now_ms >= give_up_at_ms
         if reason is RejectReason.DISK_FULL and not attempts.may_be_proposed:
             raise DiskFull("the disk of the leader is full; free space, or wait for another leader")
         if reason in (
@@ -222,7 +239,7 @@ class NodeService:
                 )
             if out_of_time:
                 raise NoLeader("no leader answered in time; nothing was proposed")
-            remaining_seconds = (deadline_ms - now_ms) / 1_000
+            remaining_seconds = (give_up_at_ms - now_ms) / 1_000
             await runtime.leader_change(min(LEADER_POLL_SECONDS, remaining_seconds))
             return
         if attempts.may_be_proposed:
@@ -270,7 +287,7 @@ class NodeService:
             )
         )
         try:
-            await self._answer_or_other_leader(runtime, leader, request)
+            await self._answer_or_other_leader(runtime, leader, request, attempts)
         finally:
             # Where the request is given up its connection ends, and with it the wait over there.
             request.cancel()
@@ -292,16 +309,32 @@ class NodeService:
         return reply
 
     async def _answer_or_other_leader(
-        self, runtime: Runtime, leader: MemberId, request: asyncio.Future[bytes]
+        self,
+        runtime: Runtime,
+        leader: MemberId,
+        request: asyncio.Future[bytes],
+        attempts: _Attempts,
     ) -> None:
-        while (
-            not request.done()
-            and runtime.replica.leader in (leader, None)
-            and not self._ends_requests
-        ):
+        """Wait for the answer, but neither at a node that leads no longer nor, cut off from a
+        leader or from its answers, for as long as the command itself may wait."""
+        since_ms = boottime_ms()
+        while not request.done() and not self._ends_requests:
+            now_ms = boottime_ms()
+            current = runtime.replica.leader
+            if current is not None and current != leader:
+                return
+            if current is not None and attempts.is_parked:
+                since_ms = now_ms  # all is well
+            if now_ms - since_ms >= attempts.patience_ms:
+                attempts.stuck_until_ms(since_ms)
+                return
             watcher = runtime.leader_watcher()
             try:
-                await asyncio.wait((request, watcher), return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait(
+                    (request, watcher),
+                    timeout=attempts.patience_ms / 1_000,
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
             finally:
                 watcher.cancel()
 
@@ -427,7 +460,8 @@ class NodeService:
             return await self.answer_call(CallRequest(replica.cluster_id, replica.member_id, call))
         if leader is None:
             return None
-        return await self._ask_leader(runtime, leader, call, CALL_PATH, deadline_ms, _Attempts())
+        attempts = _Attempts(ADMIN_TIMEOUT_MS)
+        return await self._ask_leader(runtime, leader, call, CALL_PATH, deadline_ms, attempts)
 
     @property
     def machine(self) -> LockMachine:
@@ -594,6 +628,7 @@ class NodeService:
         before = runtime.replica.leader
         if target is not None and target == before:
             return target
+        self._check_successor(runtime, target)
         deadline_ms = boottime_ms() + ADMIN_TIMEOUT_MS
         reply = await self._call_leader(TransferCall(target), deadline_ms)
         if reply is None:
@@ -606,6 +641,14 @@ class NodeService:
                 return leader
             await runtime.leader_change(LEADER_POLL_SECONDS)
         raise ConfigConflict("leadership was not taken over in time")
+
+    @staticmethod
+    def _check_successor(runtime: Runtime, target: MemberId | None) -> None:
+        voters = runtime.replica.configuration.voters
+        if target is not None and target not in voters:
+            raise ConfigConflict(f"{target} is not the id of a voter")
+        if runtime.replica.leader is not None and set(voters) <= {runtime.replica.leader}:
+            raise ConfigConflict("there is no other voter to hand leadership to")
 
     async def archive(self) -> str:
         """See `interface.Node.archive`; `main` replaces it by the real thing."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from distsync_node.locks.commands import (
     Acquire,
+    Cancel,
     Done,
     Granted,
     KeepAlive,
@@ -370,6 +371,42 @@ def test_a_late_first_attempt_does_not_cancel_the_retry_that_overtook_it() -> No
     pump.run(2_000)
     (reply,) = pump.of_kind(Reply, 12)
     assert isinstance(reply.outcome, Granted)
+
+
+def test_a_node_that_lost_its_client_cancels_only_what_nobody_else_waits_for() -> None:
+    pump = Pump()
+    leader = pump.form()
+    pump.submit(10, acquire("a", "o1", request="1", ttl_ms=60_000))
+    waiting = acquire("a", "o2", request="2", wait_ms=60_000)
+    pump.submit(12, waiting)
+    pump.run(50)
+    pump.submit(11, waiting)  # sent first, overtaken; its client hangs up once it waits
+    pump.run(50)
+    cancel = Cancel(key=waiting.key, attempt=2)
+    pump.submit(13, cancel)  # as its node does beside closing the connection
+    pump.step(leader.member_id, Disconnect(now_ms=pump.now_ms, ref=11))
+    pump.run(50)
+    assert pump.of_kind(Reply, 13)
+    assert pump.of_kind(Reply, 12) == []
+    assert leader.machine.counts().places == 1
+    pump.step(leader.member_id, Disconnect(now_ms=pump.now_ms, ref=12))
+    pump.run(50)
+    assert leader.machine.counts().places == 0
+
+
+def test_a_node_that_lost_its_client_cancels_its_wait_at_the_next_leader() -> None:
+    pump = Pump()
+    pump.form()
+    pump.submit(10, acquire("a", "o1", request="1", ttl_ms=60_000))
+    waiting = acquire("a", "o2", request="2", wait_ms=60_000)
+    pump.submit(11, waiting)
+    pump.run(50)
+    pump.cut = {pump.leader.member_id}
+    pump.run(3_000)
+    pump.submit(12, Cancel(key=waiting.key, attempt=1))
+    pump.run(50)
+    assert pump.of_kind(Reply, 12)
+    assert pump.leader.machine.counts().places == 0
 
 
 def test_renewals_of_a_session_in_one_moment_are_one_command_and_each_is_answered() -> None:

@@ -2,6 +2,7 @@
 
 They find each other by real connections on loopback. What a test wants to see happen between two
 nodes, it brings about by stopping one of them or by putting words into the mouth of its client.
+Nobody campaigns by itself for a long time, so a busy machine changes no leader: `elect` does.
 """
 
 from __future__ import annotations
@@ -29,14 +30,15 @@ from distsync_node.peers.client import PeerClient
 from distsync_node.peers.endpoints import PeerEndpoints
 from distsync_node.peers.inbound import message_protocol
 from distsync_node.peers.outbound import Target
-from distsync_node.raft.types import Member, RaftOptions
-from distsync_node.replica.types import ReplicaOptions
+from distsync_node.raft.types import Member, MemberId, RaftOptions, TimeoutNow
+from distsync_node.replica.types import Envelope, ReplicaOptions
 from distsync_node.services.interface import CommandReply
 from distsync_node.services.node import NodeService
 from distsync_node.services.runtime import Runtime
 from distsync_node.storage import Storage
 
 SECRET = "a secret of tests"
+CALM = RaftOptions(election_timeout_min_ms=30_000, election_timeout_max_ms=60_000)
 
 
 class _Server(uvicorn.Server):
@@ -50,10 +52,17 @@ class TestNode:
 
     __test__ = False
 
-    def __init__(self, name: str, directory: Path, options: ReplicaOptions | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        directory: Path,
+        options: ReplicaOptions | None = None,
+        raft_options: RaftOptions = CALM,
+    ) -> None:
         self.name = name
         self.directory = directory / name
         self.options = options or ReplicaOptions()
+        self.raft_options = raft_options
         self.stopped_because: list[str] = []
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
@@ -71,7 +80,7 @@ class TestNode:
             self.storage,
             lambda url: Target(url, SECRET, self.name),
             options=self.options,
-            raft_options=RaftOptions(),
+            raft_options=self.raft_options,
             on_stop=self.stopped_because.append,
         )
         self.service.attach(self.runtime)
@@ -89,6 +98,16 @@ class TestNode:
         self.serving = asyncio.create_task(self.server.serve(sockets=[self.listener]))
         self.runtime.start()
 
+    def campaign(self) -> None:
+        """Stand for election as if the leader had handed over."""
+        raft = self.runtime.replica.raft
+        assert raft is not None
+        message = TimeoutNow(raft.term)
+        sender = MemberId("who leads before")
+        self.runtime.receive(
+            Envelope("k", sender, self.member.id, (1, 1), (message,)), lambda _: True
+        )
+
     async def stop(self) -> None:
         self.service.end_requests()
         await self.runtime.close()
@@ -105,8 +124,17 @@ class TestCluster:
 
     __test__ = False
 
-    def __init__(self, directory: Path, nodes: int, options: ReplicaOptions | None) -> None:
-        self.nodes = [TestNode(f"n{number}", directory, options) for number in range(1, nodes + 1)]
+    def __init__(
+        self,
+        directory: Path,
+        nodes: int,
+        options: ReplicaOptions | None,
+        raft_options: RaftOptions,
+    ) -> None:
+        self.nodes = [
+            TestNode(f"n{number}", directory, options, raft_options)
+            for number in range(1, nodes + 1)
+        ]
         self.gone: set[TestNode] = set()  # those whose runtime a test has closed
 
     async def form(self) -> None:
@@ -115,10 +143,18 @@ class TestCluster:
         members = tuple(node.member for node in self.nodes)
         for node in self.nodes:
             await node.service.bootstrap("k", members)
-        await eventually(lambda: self.leader is not None and self.all_know_it(), "a leader")
+        await self.elect(self.nodes[0])
 
-    def all_know_it(self) -> bool:
-        return len({node.runtime.replica.leader for node in self.nodes}) == 1
+    async def elect(self, node: TestNode) -> None:
+        """Have a node campaign as if the leader had handed over to it, and win."""
+        node.campaign()
+        there = [node for node in self.nodes if node not in self.gone]
+
+        def is_followed() -> bool:
+            leaders = {other.runtime.replica.leader for other in there}
+            return node.runtime.replica.is_ready_leader and leaders == {node.member.id}
+
+        await eventually(is_followed, f"{node.name} leads")
 
     @property
     def leader(self) -> TestNode | None:
@@ -133,18 +169,23 @@ class TestCluster:
 
     @property
     def following(self) -> list[TestNode]:
-        return [node for node in self.nodes if node is not self.leader]
+        return [node for node in self.nodes if node is not self.leader and node not in self.gone]
 
     def waiters(self, name: str) -> int:
-        view = self.leading.service.machine.lock_view(name)
+        if self.leader is None:
+            return 0
+        view = self.leader.service.machine.lock_view(name)
         return 0 if view is None else view.waiter_count
 
 
 @contextlib.asynccontextmanager
 async def running(
-    directory: Path, nodes: int = 3, options: ReplicaOptions | None = None
+    directory: Path,
+    nodes: int = 3,
+    options: ReplicaOptions | None = None,
+    raft_options: RaftOptions = CALM,
 ) -> AsyncIterator[TestCluster]:
-    cluster = TestCluster(directory, nodes, options)
+    cluster = TestCluster(directory, nodes, options, raft_options)
     try:
         await cluster.form()
         yield cluster

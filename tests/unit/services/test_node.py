@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from distsync_node.errors import (
+    ConfigConflict,
     NoLeader,
     OutcomeUnknown,
     ShuttingDown,
@@ -23,7 +26,7 @@ from distsync_node.peers.wire import (
     TransferCall,
     encode,
 )
-from distsync_node.raft.types import MemberId
+from distsync_node.raft.types import MemberId, RaftOptions
 from distsync_node.replica.types import RejectReason
 from distsync_node.services.interface import CommandReply
 from unit.services.nodes import (
@@ -32,6 +35,7 @@ from unit.services.nodes import (
     acquire,
     eventually,
     release,
+    running,
     token_of,
 )
 
@@ -72,10 +76,12 @@ def rejected(reason: RejectReason) -> bytes:
     return encode(RejectedReply(reason, None))
 
 
-async def wait_for(cluster: TestCluster, node: TestNode, owner: str) -> asyncio.Task[CommandReply]:
+async def wait_for(
+    cluster: TestCluster, node: TestNode, owner: str, timeout_ms: int = TIMEOUT_MS
+) -> asyncio.Task[CommandReply]:
     """Have an owner wait for lock "a", which somebody holds, through a node."""
     waiting = asyncio.create_task(
-        node.service.submit(acquire("a", owner, wait_ms=600_000), timeout_ms=TIMEOUT_MS)
+        node.service.submit(acquire("a", owner, wait_ms=600_000), timeout_ms=timeout_ms)
     )
     before = cluster.waiters("a")
     await eventually(lambda: cluster.waiters("a") > before, "a waiter")
@@ -181,12 +187,74 @@ async def test_a_leader_that_stops_hands_over_and_its_waits_go_on(cluster: TestC
     held = await hold(cluster)
     follower = cluster.following[0]
     waiting = await wait_for(cluster, follower, "waiter")
-    leader = cluster.leading
-    await leader.service.transfer_leadership(None)
-    await eventually(lambda: cluster.leader not in (None, leader), "another leader")
+    await cluster.leading.service.transfer_leadership(None)
     await eventually(lambda: cluster.waiters("a") == 1, "the wait at the new leader")
     await follower.service.submit(release("a", "holder", token_of(held)), timeout_ms=TIMEOUT_MS)
     assert token_of(await waiting) > token_of(held)
+
+
+class Silence(Mouth):
+    """A leader that is asked and never heard of again."""
+
+    async def post(self, *_: object, **__: object) -> bytes:
+        self.asked += 1
+        await asyncio.Event().wait()
+        raise AssertionError
+
+
+async def test_a_wait_does_not_last_longer_at_a_leader_that_does_not_answer(
+    cluster: TestCluster,
+) -> None:
+    follower = cluster.following[0]
+    follower.service._client = Silence()  # type: ignore[assignment]
+    waiting = acquire("a", "o", wait_ms=600_000)
+    with pytest.raises(OutcomeUnknown):
+        await asyncio.wait_for(follower.service.submit(waiting, timeout_ms=SHORT_MS), 10)
+
+
+async def test_a_wait_does_not_last_longer_without_any_leader(cluster: TestCluster) -> None:
+    await hold(cluster)
+    survivor = cluster.following[0]
+    waiting = await wait_for(cluster, survivor, "waiter", timeout_ms=SHORT_MS)
+    for node in cluster.nodes:
+        if node is not survivor:
+            await node.runtime.close()
+            cluster.gone.add(node)
+    with pytest.raises(OutcomeUnknown):
+        await asyncio.wait_for(waiting, 20)
+    late = acquire("a", "late", wait_ms=600_000)
+    with pytest.raises(NoLeader):
+        await asyncio.wait_for(survivor.service.submit(late, timeout_ms=SHORT_MS), 10)
+
+
+async def test_a_wait_at_a_leader_that_is_heard_no_more_is_given_up(tmp_path: Path) -> None:
+    """Cut off with its wait under way: neither an answer nor an end of the connection comes."""
+    quick = RaftOptions(election_timeout_min_ms=400, election_timeout_max_ms=500)
+    async with running(tmp_path, raft_options=quick) as cluster:
+        follower = cluster.following[0]
+
+        class Parked(Silence):
+            async def post(self, *arguments: object, **options: Any) -> bytes:
+                options["on_attempt"](1)
+                return await super().post(*arguments)
+
+        follower.service._client = Parked()  # type: ignore[assignment]
+        waiting = asyncio.create_task(
+            follower.service.submit(acquire("a", "o", wait_ms=600_000), timeout_ms=SHORT_MS)
+        )
+        for node in cluster.nodes:
+            if node is not follower:
+                await node.runtime.close()
+        with pytest.raises(OutcomeUnknown):
+            await asyncio.wait_for(waiting, 20)
+
+
+async def test_leadership_is_handed_only_to_another_voter(cluster: TestCluster) -> None:
+    with pytest.raises(ConfigConflict, match="not the id of a voter"):
+        await cluster.leading.service.transfer_leadership(MemberId("nobody"))
+    target = cluster.following[0].member.id
+    assert await cluster.following[1].service.transfer_leadership(target) == target
+    assert await cluster.following[1].service.transfer_leadership(target) == target
 
 
 # --- Clients that go away -----------------------------------------------------------------------
@@ -290,7 +358,7 @@ async def test_a_stopped_leader_leaves_the_waits_of_other_nodes_to_its_successor
     leader.service.end_requests()  # as when it stops without a hand-over
     await leader.runtime.close()
     cluster.gone.add(leader)
-    await eventually(lambda: cluster.leader is not None, "another leader")
+    await cluster.elect(cluster.following[0])
     reply = await follower.service.submit(
         release("a", "holder", token_of(held)), timeout_ms=TIMEOUT_MS
     )

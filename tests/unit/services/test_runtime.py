@@ -45,6 +45,7 @@ async def alone(tmp_path: Path) -> AsyncIterator[TestNode]:
     node = TestNode("n1", tmp_path)
     await node.start()
     await node.service.bootstrap("k", (node.member,))
+    node.campaign()
     await eventually(lambda: node.runtime.replica.is_ready_leader, "its leadership")
     yield node
     await node.stop()
@@ -143,6 +144,8 @@ async def test_a_node_whose_state_differs_stops_and_does_not_start_again(
         await eventually(lambda: odd.stopped_because, "the verdict")
         assert "differs from a quorum's" in odd.stopped_because[0]
         cluster.gone.add(odd)
+        if who == "leader":
+            await cluster.elect(asking)
         reply = await asking.service.submit(acquire("after", "o"), timeout_ms=20_000)
         assert token_of(reply) < 1_000
         assert [node.stopped_because for node in others] == [[], []]
