@@ -163,10 +163,11 @@ class QueueModel:
 
     def promote(self) -> int:
         """What is due moves. The order matters for the turns that groups get."""
-        due: list[tuple[int, bytes, Any]] = []
-        for item in self.items:
-            if item.wait == "delayed" and item.due_at <= self.now:
-                due.append((item.due_at, item.id.encode(), item))
+        due: list[tuple[int, bytes, Any]] = [
+            (item.due_at, item.id.encode(), item)
+            for item in self.items
+            if item.wait == "delayed" and item.due_at <= self.now
+        ]
         for group, due_at in self.delayed_groups.items():
             if due_at <= self.now:
                 due.append((due_at, f":{group}".encode(), group))

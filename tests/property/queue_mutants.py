@@ -3,8 +3,8 @@
     cd tests && python -m property.queue_mutants            all of them
     cd tests && python -m property.queue_mutants fence      those whose name contains a word
 
-For each, random walks on a real Redis with the changed script until one fails. The unchanged scripts
-take the same walks first and must not fail.
+For each, random walks on a real Redis with the changed script until one fails. The unchanged
+scripts take the same walks first and must not fail.
 """
 
 from __future__ import annotations
