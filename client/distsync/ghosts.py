@@ -5,9 +5,10 @@ at the same moment; a lease was lost by the holder's own clock, which is always 
 found no answer. Each is laid to rest in the background, so that others need not wait for the lease
 to end. That is done only when whatever ran under the lock has ended.
 
-To the cluster a ghost looks like its owner holding the lock, and the same owner asking again like a
-deadlock. So the next acquire of that owner waits a moment until the ghost is gone, and else goes
-under another owner, if the owner is not one that the user named.
+To the cluster a ghost looks like its owner holding the lock. The same owner asking for that lock
+again, or for one whose holder waits for the ghost, would look like a deadlock. So an owner with a
+ghost goes under another name from then on, unless the user named it; and who asks for the lock of
+a ghost waits a moment until it is gone.
 """
 
 from __future__ import annotations
@@ -41,14 +42,14 @@ from distsync.owners import Owners
 from distsync.paths import lock_path
 from distsync.transport import Transport
 
-__all__ = ["AnyAcquire", "Ghosts", "acquire_path", "may_have_been_done"]
+__all__ = ["PURSUIT_SECONDS", "AnyAcquire", "Ghosts", "acquire_path", "may_have_been_done"]
 
 _log = logging.getLogger("distsync")
 
 AnyAcquire: TypeAlias = AcquireBody | AcquireManyBody
 
 _PATIENCE_SECONDS: Final = 1.0
-_PURSUIT_SECONDS: Final = 60.0
+PURSUIT_SECONDS: Final = 60.0
 _FIRST_LOOK_SECONDS: Final = 0.02
 _LONGEST_LOOK_SECONDS: Final = 1.0
 _TIMES_ABSENT: Final = 2
@@ -72,31 +73,29 @@ class Ghosts:
         self._clock = clock
         self._background = background
         self._tasks: set[asyncio.Task[None]] = set()
-        self._by_key: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._by_owner: dict[str, dict[str, asyncio.Task[None]]] = {}  # by lock name
 
     async def usable_owner(self, names: Iterable[str], owners: Owners) -> str:
         """Return an owner that no ghost of these locks goes by."""
         owner = owners.current()
-        if not self._by_key:
+        if owner not in self._by_owner:
             return owner
-        keys = [(name, owner) for name in names]
-        tasks = {self._by_key[key] for key in keys if key in self._by_key}
-        if not tasks:
-            return owner
-        patience = _PATIENCE_SECONDS if owners.can_renew else self._transport.timeout_seconds
-        _, pending = await asyncio.wait(tasks, timeout=patience)
-        return owners.renew() if pending else owner
+        of_owner = self._by_owner[owner]
+        tasks = {of_owner[name] for name in names if name in of_owner}
+        if tasks:
+            patience = _PATIENCE_SECONDS if owners.can_renew else self._transport.timeout_seconds
+            await asyncio.wait(tasks, timeout=patience)
+        return owners.renew() if owner in self._by_owner else owner
 
     def release(self, bodies: Iterable[GrantBody]) -> None:
         """Give grants of one owner back."""
         given = list(bodies)
-        keys = [(body.name, body.owner) for body in given]
-        self._pursue(self._release_all(given), keys)
+        names = [body.name for body in given]
+        self._pursue(self._release_all(given), given[0].owner, names)
 
     def abandon(self, body: AnyAcquire) -> None:
         """Undo an acquire that nobody waits for any more."""
-        keys = [(name, body.owner) for name in _names(body)]
-        self._pursue(self._undo(body), keys)
+        self._pursue(self._undo(body), body.owner, _names(body))
 
     def run(self, work: Coroutine[Any, Any, None], *, name: str) -> asyncio.Task[None]:
         """Do other work in the background to which `finish` gives time as well."""
@@ -110,22 +109,24 @@ class Ghosts:
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=seconds)
 
-    def _pursue(self, work: Coroutine[Any, Any, None], keys: list[tuple[str, str]]) -> None:
-        task = self.run(work, name=f"distsync-ghost {keys[0][0]}")
+    def _pursue(self, work: Coroutine[Any, Any, None], owner: str, names: Iterable[str]) -> None:
+        task = self.run(work, name="distsync-ghost")
+        of_owner = self._by_owner.setdefault(owner, {})
+        of_owner.update(dict.fromkeys(names, task))
 
         def forget(done: asyncio.Task[None]) -> None:
-            for key in keys:
-                if self._by_key.get(key) is done:
-                    del self._by_key[key]
+            for name in [name for name, task in of_owner.items() if task is done]:
+                del of_owner[name]
+            if not of_owner and self._by_owner.get(owner) is of_owner:
+                del self._by_owner[owner]
 
-        self._by_key.update(dict.fromkeys(keys, task))
         task.add_done_callback(forget)
 
     async def _release_all(self, bodies: list[GrantBody]) -> None:
         await asyncio.gather(*(self._release(body) for body in bodies))
 
     async def _release(self, body: GrantBody) -> None:
-        until = self._clock.now() + _PURSUIT_SECONDS
+        until = self._clock.now() + PURSUIT_SECONDS
         try:
             await self._transport.post("/lock/release", body, Nothing, give_up_at=until)
         except NotHolder:
@@ -135,7 +136,7 @@ class Ghosts:
 
     async def _undo(self, body: AnyAcquire) -> None:
         name = _names(body)[0]  # all of them were granted, or none
-        until = self._clock.now() + _PURSUIT_SECONDS
+        until = self._clock.now() + PURSUIT_SECONDS
         pause = _FIRST_LOOK_SECONDS
         absent = 0
         while self._clock.now() < until and absent < _TIMES_ABSENT:

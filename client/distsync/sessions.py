@@ -16,6 +16,7 @@ from distsync.body import BodyGuard, tell_loss
 from distsync.core import Core
 from distsync.durations import Duration, to_milliseconds, to_seconds
 from distsync.errors import DistSyncError, LockLost, NotHolder, SessionLost, SessionNotFound
+from distsync.ghosts import PURSUIT_SECONDS, may_have_been_done
 from distsync.identity import new_request_id
 from distsync.lease import Lease, Span
 from distsync.locks import Lock, OnLost
@@ -110,6 +111,10 @@ class Session:
         self._opening = asyncio.current_task()
         try:
             reply = await self._core.transport.post("/session", body, OpenedSession)
+        except BaseException as error:
+            if may_have_been_done(error):
+                self._core.ghosts.run(self._undo_opening(body), name="distsync-close-session")
+            raise
         finally:
             self._opening = None
         self._id = reply.value.session
@@ -269,9 +274,26 @@ class Session:
             self._core.ghosts.run(self._close_quietly(body), name="distsync-close-session")
             raise
 
-    async def _close_quietly(self, body: CloseSessionBody) -> None:
+    async def _undo_opening(self, body: OpenSessionBody) -> None:
+        # The same request again answers with the session that it opened, or opens one now.
+        post = self._core.transport.post
+        until = self._core.clock.now() + PURSUIT_SECONDS
         try:
-            await self._core.transport.post("/session/close", body, Nothing)
+            reply = await post("/session", body, OpenedSession, give_up_at=until)
+        except DistSyncError as error:
+            _log.info("a session may have been opened that will end by itself: %s", error)
+        else:
+            session = reply.value.session
+            await self._close_quietly(
+                CloseSessionBody(session=session, request_id=new_request_id())
+            )
+
+    async def _close_quietly(self, body: CloseSessionBody) -> None:
+        until = self._core.clock.now() + PURSUIT_SECONDS
+        try:
+            await self._core.transport.post("/session/close", body, Nothing, give_up_at=until)
+        except SessionNotFound:
+            pass  # it has ended
         except DistSyncError as error:
             _log.info("session %s was not closed, it will end: %s", body.session, error)
 

@@ -19,6 +19,7 @@ from aiohttp import web
 from distsync_node.api.app import build_public_app
 from distsync_node.api.gateway import Gateway
 from distsync_node.api.options import ApiOptions
+from distsync_node.locks.commands import Outcome
 from distsync_node.raft.types import Member, MemberId
 from unit.api.local_node import LocalNode
 
@@ -56,6 +57,12 @@ class Table(LocalNode):
 
     def leader_time_ms(self) -> int:
         return super().leader_time_ms() + self._offset_ms
+
+    async def _wait(self, command: Any, attempt: int) -> Outcome:
+        try:
+            return await super()._wait(command, attempt)
+        except KeyError:  # its outcome came together with the end of its connection
+            raise asyncio.CancelledError from None
 
     def advance(self, seconds: float) -> None:
         """Let time pass for the cluster alone: leases that nobody renewed end."""
@@ -158,7 +165,7 @@ class ScriptedNode:
             if fault.times > 0 and path.startswith(fault.path):
                 fault.times -= 1
                 return fault
-        return None
+        return self.cluster.chaos(path) if self.cluster.chaos is not None else None
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         content = await request.read()
@@ -271,6 +278,7 @@ class ScriptedCluster:
         self.leader: str | None = None
         self.cluster_id = "cluster-1"
         self.status_changes: dict[str, dict[str, Any]] = {}
+        self.chaos: Callable[[str], Fault | None] | None = None
 
     async def start(self, count: int) -> None:
         for number in range(1, count + 1):

@@ -671,7 +671,7 @@ async def test_what_another_request_of_the_owner_holds_is_not_taken_away(
     with pytest.raises(asyncio.CancelledError):
         await trying
     hold.set()
-    await eventually(lambda: not client._core.ghosts._by_key)
+    await eventually(lambda: not client._core.ghosts._by_owner)
     assert await holders(client, "a") == ["shared"]
     await lock.release()
 
