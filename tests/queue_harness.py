@@ -6,14 +6,18 @@ from this module instead: the time is the value of a key. There is no such door 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 import redis
 
+from distsync_node.errors import OutcomeUnknown, RedisUnavailable
 from distsync_node.queues.runner import Runner
 from distsync_node.queues.scripts import SourceReader, read_source
-from distsync_node.queues.store import QueueStore
+from distsync_node.queues.store import QueueStore, new_request_id
 from redis_server import RedisServer
+
+T = TypeVar("T")
 
 NOW_KEY = "test:now"
 START_MS = 1_700_000_000_000
@@ -58,3 +62,13 @@ async def open_store(server: RedisServer, read: SourceReader = read_with_test_cl
     runner = Runner(server.url, read_script=read)
     await runner.start()
     return QueueStore(runner)
+
+
+async def retried(call: Callable[[str], Awaitable[T]]) -> T:
+    """Do as a client does: the same request id until there is an answer."""
+    request_id = new_request_id()
+    while True:
+        try:
+            return await call(request_id)
+        except (RedisUnavailable, OutcomeUnknown):
+            continue

@@ -70,7 +70,10 @@ def free_port() -> int:
 
 
 class RedisServer:
-    """One server. Its data stay in `directory` when it is stopped and started again."""
+    """One server. Its data stay in `directory` when it is stopped and started again.
+
+    `arguments` take the place of `options`, for a server of another kind.
+    """
 
     def __init__(
         self,
@@ -79,11 +82,13 @@ class RedisServer:
         program: str | None = None,
         port: int = 0,
         options: dict[str, str] | None = None,
+        arguments: list[str] | None = None,
     ) -> None:
         self.directory = directory
         self.port = port
         self.options = {**SAFE_OPTIONS, **(options or {})}
         self._program = program or default_server()
+        self._arguments = arguments
         self._process: subprocess.Popen[bytes] | None = None
         self._short_directory: str | None = None
         self.socket = directory / "redis.sock"
@@ -115,9 +120,10 @@ class RedisServer:
     def start(self) -> None:
         """Start it and return when it serves."""
         self.directory.mkdir(parents=True, exist_ok=True)
-        arguments = [self._program, "--port", str(self.port), "--bind", "127.0.0.1"]
+        arguments = [self._program, *(self._arguments or [])]
+        arguments += ["--port", str(self.port), "--bind", "127.0.0.1"]
         arguments += ["--unixsocket", str(self.socket), "--dir", str(self.directory)]
-        for name, value in self.options.items():
+        for name, value in {} if self._arguments else self.options.items():
             arguments += [f"--{name}", value]
         with (self.directory / "redis.log").open("ab") as log:
             self._process = subprocess.Popen(arguments, stdout=log, stderr=log)

@@ -21,6 +21,6 @@ MAX_DELIVERIES: Final = 10_000
 MAX_RATE_COUNT: Final = 1_000_000
 MAX_RATE_PER_MS: Final = 86_400_000
 
-SWEEP_LIMIT: Final = 200  # of each kind in one script
+SWEEP_LIMIT: Final = 100  # of each kind in one script
 REDRIVE_LIMIT: Final = 100
 REDRIVE_BYTES: Final = 1024 * 1024

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import TypeVar
 
 import pytest
 
@@ -14,9 +13,8 @@ from distsync_node.errors import OutcomeUnknown, RedisUnavailable
 from distsync_node.queues.store import QueueStore, new_request_id
 from distsync_node.queues.types import NewMessage, Pushed
 from distsync_node.redis_link.topology import Timing
+from queue_harness import retried
 from redis_server import RedisServer
-
-T = TypeVar("T")
 
 QUICK = Timing(connect_s=1.0, stall_s=0.3)
 
@@ -176,13 +174,3 @@ async def test_consumers_and_producers_over_restarts_lose_nothing_and_double_not
     assert sorted(handled) == list(range(total))
     for node in nodes:
         await node.close()
-
-
-async def retried(call: Callable[[str], Awaitable[T]]) -> T:
-    """Do as a client does: the same request id until there is an answer."""
-    request_id = new_request_id()
-    while True:
-        try:
-            return await call(request_id)
-        except (RedisUnavailable, OutcomeUnknown):
-            continue

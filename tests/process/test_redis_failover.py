@@ -1,0 +1,131 @@
+"""A Sentinel failover: what is promised with WAIT, and that clients come through without it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from distsync_node.errors import OutcomeUnknown, RedisUnavailable
+from distsync_node.queues.store import QueueStore, new_request_id
+from distsync_node.queues.types import NewMessage
+from distsync_node.redis_link.topology import Timing
+from queue_harness import retried
+from redis_groups import Watched, wait_for, watched_redis
+
+QUICK = Timing(connect_s=1.0, stall_s=1.0)
+
+
+@pytest.fixture
+def watched(tmp_path: Path) -> Iterator[Watched]:
+    with watched_redis(tmp_path) as watched:
+        yield watched
+
+
+async def push_until(store: QueueStore, stopped: asyncio.Event, start: int) -> list[int]:
+    """Push numbers, each under one request id until it is acknowledged; return those that were."""
+    acknowledged = []
+    number = start
+    while not stopped.is_set():
+        request_id = new_request_id()
+        while not stopped.is_set():
+            try:
+                await push(store, number, request_id)
+            except (RedisUnavailable, OutcomeUnknown):
+                continue
+            acknowledged.append(number)
+            break
+        number += 1
+    return acknowledged
+
+
+async def all_numbers(store: QueueStore) -> list[int]:
+    numbers: list[int] = []
+    while True:
+        popped = await retried(
+            lambda r: store.pop("orders", count=100, visibility_ms=600_000, request_id=r)
+        )
+        if not popped.messages:
+            return numbers
+        numbers += [int(one.body) for one in popped.messages]
+
+
+async def push(store: QueueStore, number: int, request_id: str) -> None:
+    await store.push("orders", [NewMessage(body=str(number).encode())], request_id=request_id)
+
+
+async def test_with_wait_nothing_acknowledged_is_lost_or_doubled(watched: Watched) -> None:
+    store = await QueueStore.open(watched.url(replicas=1), timing=QUICK)
+    stopped = asyncio.Event()
+    tasks = [
+        asyncio.create_task(push_until(store, stopped, start * 1_000_000)) for start in range(8)
+    ]
+
+    async def stats_pushed() -> int:
+        while True:
+            try:
+                return (await store.stats("orders")).pushed
+            except Exception:
+                await asyncio.sleep(0.02)
+
+    while await stats_pushed() < 200:
+        await asyncio.sleep(0.01)
+    watched.primary.kill()
+    await asyncio.to_thread(watched.wait_for_failover)
+    await asyncio.to_thread(watched.primary.start)  # the Sentinel makes it a replica
+    before = await stats_pushed()
+    await asyncio.to_thread(
+        wait_for,
+        lambda: watched.primary.client().info("replication")["role"] == "slave",
+        "the old primary is a replica",
+    )
+    async with asyncio.timeout(30):
+        while await stats_pushed() < before + 100:
+            await asyncio.sleep(0.01)
+    stopped.set()
+    acknowledged = [number for numbers in await asyncio.gather(*tasks) for number in numbers]
+    found = await all_numbers(store)
+    assert len(found) == len(set(found))
+    assert set(acknowledged) <= set(found)
+    await store.close()
+
+
+async def test_without_wait_service_goes_on_at_the_new_primary(watched: Watched) -> None:
+    store = await QueueStore.open(watched.url(replicas=0), timing=QUICK)
+    await push(store, 1, "first")
+    wait_for(
+        lambda: watched.replica.client().exists(b"dsq:{orders}:meta") == 1,
+        "the replica has it",
+    )
+    watched.primary.kill()
+    await asyncio.to_thread(watched.wait_for_failover)
+    async with asyncio.timeout(20):
+        await retried(lambda r: push(store, 2, r))
+    assert sorted(await all_numbers(store)) == [1, 2]
+    await store.close()
+
+
+async def test_with_wait_nothing_is_acknowledged_that_the_replica_has_not(
+    watched: Watched,
+) -> None:
+    timing = Timing(connect_s=1.0, stall_s=0.4)
+    url = watched.primary.url + "?replicas=1"
+    store = await QueueStore.open(url, timing=timing, deadline_s=1.0)
+    await push(store, 1, "first")
+    watched.replica.pause()
+    request_id = new_request_id()
+    try:
+        with pytest.raises(OutcomeUnknown):
+            await push(store, 2, request_id)
+        # The same request again writes nothing; it is not acknowledged on the strength of that.
+        with pytest.raises(OutcomeUnknown):
+            await push(store, 2, request_id)
+        assert (await store.stats("orders")).pushed == 2  # a read waits for nobody
+    finally:
+        watched.replica.resume()
+    async with asyncio.timeout(20):
+        await retried(lambda r: push(store, 2, request_id or r))
+    assert sorted(await all_numbers(store)) == [1, 2]
+    await store.close()
