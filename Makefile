@@ -4,7 +4,7 @@
 #   make test              unit, property, simulator (a short set) and real-process tests
 #   make lint              ruff, mypy --strict, import-linter
 #   make sim SEEDS=200     the simulator over that many seeds
-#   make mutants           planted bugs, each of which the simulator must catch
+#   make mutants           planted bugs, each of which the simulator or a model must catch
 #   make chaos             the long real-process runs: kill -9, SIGSTOP, cut links
 #   make bench             all benchmarks; make bench-locks: locks beside etcd and PySyncObj
 #   make lock              compile requirements/ again after a change of pyproject.toml (needs uv)
@@ -71,6 +71,7 @@ sim: install
 
 mutants: install
 	cd tests && $(abspath $(BIN))/python -m sim.mutants $(ARGS)
+	cd tests && $(abspath $(BIN))/python -m property.queue_mutants
 
 chaos: install
 	$(BIN)/python -m pytest -m long --durations=10 $(ARGS)
