@@ -68,7 +68,7 @@ class Mouth:
 
 def put_into_the_mouth_of_the_leader(node: TestNode, *answers: bytes | Exception) -> Mouth:
     mouth = Mouth(*answers)
-    node.service._client = mouth  # type: ignore[assignment]
+    node.service._calls._client = mouth  # type: ignore[assignment]
     return mouth
 
 
@@ -206,7 +206,7 @@ async def test_a_wait_does_not_last_longer_at_a_leader_that_does_not_answer(
     cluster: TestCluster,
 ) -> None:
     follower = cluster.following[0]
-    follower.service._client = Silence()  # type: ignore[assignment]
+    follower.service._calls._client = Silence()  # type: ignore[assignment]
     waiting = acquire("a", "o", wait_ms=600_000)
     with pytest.raises(OutcomeUnknown):
         await asyncio.wait_for(follower.service.submit(waiting, timeout_ms=SHORT_MS), 10)
@@ -238,7 +238,7 @@ async def test_a_wait_at_a_leader_that_is_heard_no_more_is_given_up(tmp_path: Pa
                 options["on_attempt"](1)
                 return await super().post(*arguments)
 
-        follower.service._client = Parked()  # type: ignore[assignment]
+        follower.service._calls._client = Parked()  # type: ignore[assignment]
         waiting = asyncio.create_task(
             follower.service.submit(acquire("a", "o", wait_ms=600_000), timeout_ms=SHORT_MS)
         )
@@ -309,7 +309,7 @@ async def test_a_cancellation_while_a_request_is_given_up_is_not_lost(
                 await may_end.wait()
             raise AssertionError
 
-    follower.service._client = SlowToEnd()  # type: ignore[assignment]
+    follower.service._calls._client = SlowToEnd()  # type: ignore[assignment]
     task = asyncio.create_task(follower.service.submit(acquire("a", "o"), timeout_ms=TIMEOUT_MS))
     await asked.wait()
     follower.service.end_requests()  # it gives up whom it asked

@@ -1,0 +1,118 @@
+"""Answers to the calls of other nodes: as the leader, or that this node does not lead.
+
+A call is answered here or refused; it is never passed on, so none can loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import assert_never
+
+from distsync_node.peers.wire import (
+    BootstrapCall,
+    CallReply,
+    CallRequest,
+    CommandCall,
+    ConfigurationReply,
+    IdentityCall,
+    IdentityReply,
+    MembershipCall,
+    OutcomeReply,
+    ReadIndexCall,
+    ReadIndexReply,
+    RejectedReply,
+    TransferCall,
+)
+from distsync_node.raft.types import LogIndex, Member
+from distsync_node.replica.core import Replica
+from distsync_node.replica.types import (
+    AdminDone,
+    Bootstrap,
+    ChangeMembership,
+    ReadAt,
+    Rejected,
+    RejectReason,
+    Reply,
+    SubmitRead,
+    Transfer,
+)
+from distsync_node.services.runtime import Final, Runtime, boottime_ms
+
+
+async def answer(
+    name: str,
+    runtime: Runtime,
+    request: CallRequest,
+    on_parked: Callable[[int], object] | None = None,
+) -> CallReply:
+    """Answer another node's call on the node `name`."""
+    replica = runtime.replica
+    call = request.call
+    if isinstance(call, IdentityCall):
+        return _identity(name, replica)
+    if request.to != replica.member_id:
+        return RejectedReply(RejectReason.NOT_LISTED, None)
+    if isinstance(call, BootstrapCall):
+        return await bootstrap(runtime, call)
+    if request.cluster_id != replica.cluster_id:
+        return RejectedReply(RejectReason.NOT_LEADER, None)
+    match call:
+        case CommandCall(command=command):
+            final = await runtime.run(command, on_parked=on_parked)
+        case ReadIndexCall():
+            final = await runtime.ask(lambda ref: SubmitRead(now_ms=boottime_ms(), ref=ref))
+        case MembershipCall():
+            final = await _change(runtime, call)
+        case TransferCall(target=target):
+            if not replica.is_ready_leader:
+                return RejectedReply(RejectReason.NOT_LEADER, replica.leader)
+            runtime.step(Transfer(now_ms=boottime_ms(), target=target))
+            return ConfigurationReply(replica.configuration)
+        case _:
+            assert_never(call)
+    match final:
+        case Reply():
+            return OutcomeReply(final.outcome, final.remaining_ms)
+        case Rejected():
+            return RejectedReply(final.reason, final.leader)
+        case ReadAt():
+            raft = replica.raft
+            return ReadIndexReply(raft.applied_index if raft is not None else LogIndex(0))
+        case AdminDone():
+            return ConfigurationReply(final.configuration)
+
+
+def _identity(name: str, replica: Replica) -> IdentityReply:
+    configuration = replica.configuration
+    return IdentityReply(
+        member=Member(id=replica.member_id, name=name, peer_url=""),
+        uninitialised=replica.state == "uninitialised",
+        cluster_id=replica.cluster_id or None,
+        known_ids=tuple(member.id for member in configuration.members),
+        leader=configuration.member(replica.leader) if replica.leader is not None else None,
+    )
+
+
+async def bootstrap(runtime: Runtime, call: BootstrapCall) -> ConfigurationReply | RejectedReply:
+    """Create the cluster on this member."""
+    final = await runtime.ask(
+        lambda ref: Bootstrap(
+            now_ms=boottime_ms(), ref=ref, cluster_id=call.cluster_id, members=call.members
+        )
+    )
+    if isinstance(final, AdminDone):
+        return ConfigurationReply(final.configuration)
+    reason = final.reason if isinstance(final, Rejected) else RejectReason.STOPPED
+    return RejectedReply(reason, None)
+
+
+async def _change(runtime: Runtime, call: MembershipCall) -> Final:
+    return await runtime.ask(
+        lambda ref: ChangeMembership(
+            now_ms=boottime_ms(),
+            ref=ref,
+            operation=call.operation,
+            member=call.member,
+            expected_config_index=call.expected_config_index,
+        )
+    )

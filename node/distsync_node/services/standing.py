@@ -1,0 +1,79 @@
+"""What a node says of itself, without asking others."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from distsync_node.raft.core import RaftCore
+from distsync_node.raft.types import Configuration, LogIndex, MemberId, Role
+from distsync_node.services.interface import NodeStatus, PeerProgress
+from distsync_node.services.runtime import Runtime, boottime_ms
+
+RoleName = Literal["leader", "follower", "candidate", "learner"]
+
+
+def starting_status(name: str) -> NodeStatus:
+    """Return the status of a node that still reads its data directory."""
+    return NodeStatus(
+        node=name,
+        member_id=MemberId(""),
+        state="uninitialised",
+        role="follower",
+        leader=None,
+        term=0,
+        commit_index=0,
+        applied_index=0,
+        cluster_id=None,
+        cluster_version=0,
+        ready=False,
+        disk_full=False,
+        configuration=Configuration(index=LogIndex(0), members=()),
+        progress={},
+    )
+
+
+def status_of(name: str, runtime: Runtime, *, draining: bool) -> NodeStatus:
+    """Return the status of a node that serves."""
+    replica = runtime.replica
+    raft = replica.raft
+    configuration = replica.configuration
+    leader = configuration.member(replica.leader) if replica.leader is not None else None
+    return NodeStatus(
+        node=name,
+        member_id=replica.member_id,
+        state=replica.state,
+        role=_role(replica.member_id, configuration, raft.role if raft else Role.FOLLOWER),
+        leader=leader,
+        term=raft.term if raft is not None else 0,
+        commit_index=raft.commit_index if raft is not None else 0,
+        applied_index=raft.applied_index if raft is not None else 0,
+        cluster_id=replica.cluster_id or None,
+        cluster_version=replica.cluster_version,
+        ready=replica.state == "member" and leader is not None and not draining,
+        disk_full=replica.disk_full,
+        configuration=configuration,
+        progress={} if raft is None else _progress(raft),
+        leader_changes=runtime.leader_changes,
+    )
+
+
+def _progress(raft: RaftCore) -> dict[MemberId, PeerProgress]:
+    now_ms = boottime_ms()
+    return {
+        member_id: PeerProgress(
+            match_index=known.match_index,
+            state=str(known.state),
+            last_contact_ms=(
+                None if known.last_contact_ms is None else now_ms - known.last_contact_ms
+            ),
+        )
+        for member_id, known in raft.progress().items()
+    }
+
+
+def _role(member_id: MemberId, configuration: Configuration, role: Role) -> RoleName:
+    if role is Role.LEADER:
+        return "leader"
+    if member_id not in configuration.voters:
+        return "learner"
+    return "follower" if role is Role.FOLLOWER else "candidate"
