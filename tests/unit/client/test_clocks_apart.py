@@ -25,12 +25,11 @@ async def use_everything(cluster: ScriptedCluster, client: AsyncClient, clock: J
         clock.jump(3.1)
         await eventually(lambda: lock.expires_in() > 8)
         lock.check()
-    asked = [
+    return [
         (path, {name: value for name, value in one.body.items() if name not in OWN})
         for path in PATHS
         for one in cluster.asked_for(path)[asked_before[path] :]
     ]
-    return asked
 
 
 async def test_a_clients_clock_60_seconds_ahead_changes_nothing(
