@@ -184,6 +184,19 @@ class Nemesis:
         self._kernel.faults["slow_disk"] += 1
         self._kernel.after(self._for_a_while(500, 3_000), setattr, disk, "sync_us", (100, 900))
 
+    def _stall_leader(self) -> None:
+        """Cut the leader off with a disk so slow that its last entries are still on their way to it
+        when another leader's replace them."""
+        leader = self._world.leader()
+        if leader is None:
+            return
+        self._kernel.faults["leader_stalled"] += 1
+        disk, cut_us = leader.disk, self._for_a_while(500, 1_500)
+        disk.sync_us = (200_000, 900_000)
+        links = [(leader.name, name) for name in self._world.hosts if name != leader.name]
+        self._cut(links + [(b, a) for a, b in links], cut_us)
+        self._kernel.after(cut_us + 900_000, setattr, disk, "sync_us", (100, 900))
+
     def _full_disk(self) -> None:
         disk = self._any_host().disk
         disk.full = True

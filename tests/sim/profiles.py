@@ -14,7 +14,7 @@ NETWORK = {
     "cut_client": 1,
 }
 PROCESSES = {"crash": 4, "crash_writing": 3, "crash_all": 1, "pause": 4}
-DISKS = {"slow_disk": 2, "full_disk": 1}
+DISKS = {"slow_disk": 2, "full_disk": 1, "stall_leader": 1}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,8 +73,15 @@ CLOCKS = Profile(
 )
 DISK = Profile(
     name="disk",
-    faults={"crash": 4, "crash_writing": 8, "crash_all": 3, "slow_disk": 4, "full_disk": 4},
-    must_happen=("unsynced_write_lost", "disk_full_write", "crash_all"),
+    faults={
+        "crash": 4,
+        "crash_writing": 8,
+        "crash_all": 3,
+        "slow_disk": 4,
+        "full_disk": 4,
+        "stall_leader": 4,
+    },
+    must_happen=("unsynced_write_lost", "disk_full_write", "crash_all", "leader_stalled"),
 )
 
 PROFILES = {

@@ -11,8 +11,9 @@ The names of the checks, as failures tell them:
     raft.order              entries applied out of order, twice, or with a gap
     raft.prior_term         a leader committed up to an entry that is not of its own term
     raft.quorum             an entry was applied that no quorum of the voters held durably
-    raft.config_overlap     a membership change proposed before an entry of the leader's own term was
-                            committed, or beside another change
+    raft.config_overlap     a membership change proposed before an entry of the leader's own term
+                            was committed, or beside another change
+    raft.removed_returns    a member that noted its removal takes part after a restart
     raft.genesis            a member took a list of founders that nobody made, or that lacks it
     raft.two_clusters       two clusters with different founders both made progress
     raft.configuration      two members have different configurations at one index
@@ -85,6 +86,8 @@ class RaftChecks:
         self.disks[host.member_id] = host.disk
         snapshot = host.disk.snapshot
         self._applied[host.name] = 0
+        if host.disk.removed and host.replica.state != "removed":
+            self._fail("raft.removed_returns", host, f"is {host.replica.state}")
         if snapshot is not None:
             self._take_snapshot(host, snapshot)
 
@@ -244,17 +247,23 @@ class RaftChecks:
             case VoteResponse(granted=True):
                 self._check_vote(host, to, message)
             case AppendResponse(accepted=True):
-                if message.match_index > host.disk.last_index:
-                    self._fail(
-                        "raft.append_not_durable",
-                        host,
-                        f"{message}; the disk ends at {host.disk.last_index}",
-                    )
+                self._check_match(host, message)
             case SnapshotResponse(installed=True):
                 if message.index > host.disk.last_index:
                     self._fail("raft.append_not_durable", host, str(message))
             case _:
                 pass
+
+    def _check_match(self, host: Host, message: AppendResponse) -> None:
+        index, raft = message.match_index, host.replica.raft
+        is_durable = index <= host.disk.last_index
+        if raft is not None and message.term == raft.term and is_durable:
+            log = raft._state.log
+            if log.base_index < index <= log.last_index:
+                is_durable = host.disk.holds(index, log.term_at(index))
+        if not is_durable:
+            detail = f"{message}; the disk ends at {host.disk.last_index}"
+            self._fail("raft.append_not_durable", host, detail)
 
     def _check_vote(self, host: Host, to: MemberId, message: VoteResponse) -> None:
         first = self._votes.setdefault((message.term, host.member_id), to)

@@ -2,7 +2,7 @@
 
 The name of the check, as a failure tells it:
 
-    ring.early_leave    a process was taken out, or replaced, that could still serve by its own clock
+    ring.early_leave    a process was taken out, or replaced, that its own clock still let serve
 """
 
 from __future__ import annotations
