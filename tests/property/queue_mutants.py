@@ -93,7 +93,12 @@ MUTANTS = (
         "call('HDEL', k.requests_1, pop_request_id)",
         "",
     ),
-    Mutant("push is not idempotent", "push.lua", REPEAT, ""),
+    Mutant(
+        "push is not idempotent",
+        "push.lua",
+        "if first_digest then",
+        "if false then",
+    ),
     Mutant(
         "pop is not idempotent",
         "pop.lua",
@@ -106,8 +111,8 @@ MUTANTS = (
     Mutant(
         "a repeated push gets ids of its own",
         "push.lua",
-        "cmsgpack.pack({'repeated', push_id, before",
-        "cmsgpack.pack({'repeated', '', before",
+        "cmsgpack.pack({'repeated', first_push_id,",
+        "cmsgpack.pack({'repeated', push_id,",
     ),
     Mutant(
         "a used request id is not compared",

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from property.queue_mutants import MUTANTS, first_failure, quick_server
+from distsync_node.queues.scripts import load_scripts
+from property.queue_mutants import MUTANTS, Mutant, first_failure, quick_server
 from queue_harness import read_with_test_clock
 from redis_server import RedisServer
 
@@ -37,8 +38,12 @@ def test_the_walks_that_find_bugs_pass_without(server: RedisServer) -> None:
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda one: one.name)
-def test_every_bug_has_its_place_in_the_scripts(mutant) -> None:  # type: ignore[no-untyped-def]
-    assert mutant.read()(mutant.path) != read_with_test_clock(mutant.path)
+def test_every_bug_has_its_place_in_scripts_that_redis_takes(
+    server: RedisServer, mutant: Mutant
+) -> None:
+    with server.client() as client:
+        for script in load_scripts(mutant.read()).values():
+            assert client.script_load(script.source) == script.sha
 
 
 @pytest.mark.parametrize("name", QUICKLY_FOUND)

@@ -160,7 +160,7 @@ class Server:
             await asyncio.sleep(self._back_off_s)
             await self._open(index)
             self._back_off_s, self._failure = 0.0, None
-        except (OSError, TimeoutError, LinkLost, hiredis.ReplyError, Unfit) as error:
+        except (OSError, ValueError, LinkLost, hiredis.ReplyError, Unfit) as error:
             if self._failure is None or _reason(self._failure) != _reason(error):
                 logger.warning("redis is not available: %s", _reason(error))
             self._failure = error

@@ -10,7 +10,13 @@ import pytest
 import redis
 
 from distsync_node.queues.store import QueueStore
-from distsync_node.queues.types import ClaimedMessage, NewMessage, Popped, Pushed
+from distsync_node.queues.types import (
+    ClaimedMessage,
+    NewMessage,
+    Popped,
+    Pushed,
+    QueueConfigChange,
+)
 from queue_harness import Clock, open_store
 from redis_server import RedisServer
 
@@ -65,8 +71,6 @@ class Queue:
         return await self.store.stats(self.name)
 
     async def configure(self, **fields: Any) -> Any:
-        from distsync_node.queues.types import QueueConfigChange
-
         return await self.store.configure(self.name, QueueConfigChange(**fields), create=True)
 
 

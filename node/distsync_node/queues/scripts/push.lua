@@ -17,8 +17,11 @@
 --              error -OOM: memory is full, nothing was done
 local request_id, digest, push_id, fence, items = unpack(cmsgpack.unpack(ARGV[1]))
 
-local first_digest, first_answer = recall(request_id)
-if first_digest then return {first_digest == digest and first_answer or REUSED} end
+local first_digest, first_push_id, first_before = recall(request_id)
+if first_digest then
+  if first_digest ~= digest then return {REUSED} end
+  return {cmsgpack.pack({'repeated', first_push_id, first_before, 0, false})}
+end
 
 local lock, token, checked = unpack(fence)
 local verdict, detail = 'pass', nil
@@ -51,39 +54,43 @@ if max_length > 0 and #fresh > 0 then
   if length + #fresh > max_length then return {cmsgpack.pack({'full', length, max_length})} end
 end
 
--- From here on everything is written. HSET comes first: it is refused when memory is full.
-local counters = call('HMGET', k.meta, 'sequence', 'pushed')
-local sequence = tonumber(counters[1]) or 0
+-- From here on everything is written. The first write is of a kind that is refused when memory is
+-- full.
+local ready_count, last = 0, 0
+if #fresh > 0 then
+  last = call('HINCRBY', k.meta, 'sequence', #fresh)
+end
+if not born then call('HSET', k.meta, 'born', now) end
 local body_args, state_args, ready_args, expiry_args, entering = {}, {}, {}, {}, {}
 for n, i in ipairs(fresh) do
   local delay_ms, priority, own_ttl_ms, _, group = unpack(items[i])
   local id, body = ids[i], ARGV[1 + i]
+  local place = place_of(priority, last - #fresh + n)
   local lifetime_ms = own_ttl_ms > 0 and own_ttl_ms or ttl_ms
-  local s = {
-    place = place_of(priority, sequence + n), size = #body, pushed_at = now,
-    expires_at = lifetime_ms > 0 and now + lifetime_ms or 0,
-    due_at = delay_ms > 0 and now + delay_ms or 0,
-    deliveries = 0, token = '', deadline = 0, group = group,
-  }
+  local expires_at = lifetime_ms > 0 and now + lifetime_ms or 0
+  local due_at = delay_ms > 0 and now + delay_ms or 0
   body_args[2 * n - 1], body_args[2 * n] = id, body
-  state_args[2 * n - 1], state_args[2 * n] = id, write_state(s)
-  if s.expires_at > 0 then
-    expiry_args[#expiry_args + 1] = s.expires_at
+  state_args[2 * n - 1] = id
+  state_args[2 * n] = new_state(place, #body, now, expires_at, due_at, 0, '', 0, group)
+  if expires_at > 0 then
+    expiry_args[#expiry_args + 1] = expires_at
     expiry_args[#expiry_args + 1] = id
   end
   if group == '' and delay_ms == 0 then
-    ready_args[#ready_args + 1] = s.place
+    ready_args[#ready_args + 1] = place
     ready_args[#ready_args + 1] = id
   else
-    entering[#entering + 1] = {id, s}
+    entering[#entering + 1] = {id, {place = place, due_at = due_at, group = group}}
   end
 end
-local ready_count = #ready_args / 2
 if #fresh > 0 then
   call('HSET', k.bodies, unpack(body_args))
   call('HSET', k.states, unpack(state_args))
 end
-if #ready_args > 0 then call('ZADD', k.ready, unpack(ready_args)) end
+if #ready_args > 0 then
+  call('ZADD', k.ready, unpack(ready_args))
+  ready_count = #ready_args / 2
+end
 if #expiry_args > 0 then call('ZADD', k.expiries, unpack(expiry_args)) end
 for _, one in ipairs(entering) do
   local id, s = one[1], one[2]
@@ -93,10 +100,8 @@ for _, one in ipairs(entering) do
     ready_count = ready_count + 1
   end
 end
-call('HSET', k.meta, 'born', born or now, 'sequence', sequence + #fresh,
-  'pushed', (counters[2] or 0) + #fresh)
 if verdict == 'raise' then fences().raise(lock, token) end
 for dedupe_id, id in pairs(deduped) do dedupe().remember(dedupe_id, id) end
 if #before > 0 then call('HINCRBY', k.meta, 'deduplicated', #before) end
-remember(request_id, digest, cmsgpack.pack({'repeated', push_id, before, 0, false}))
+remember(request_id, digest, push_id, before)
 return {cmsgpack.pack({'ok', push_id, before, ready_count, not born})}

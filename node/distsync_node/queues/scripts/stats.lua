@@ -9,7 +9,7 @@
 --          ready, grouped, delayed, in_flight, dead: messages; grouped: those that wait in a group,
 --          due or not. groups: groups that have messages; groups_ready: those that can be claimed
 --          from. oldest_ready_ms: age of the oldest of the first ready messages of each priority.
-local COUNTERS = {'pushed', 'deduplicated', 'delivered', 'acked', 'nacked', 'timed_out', 'unclaimed',
+local COUNTERS = {'deduplicated', 'delivered', 'acked', 'nacked', 'timed_out', 'unclaimed',
   'expired', 'dead_lettered', 'redriven', 'cancelled', 'purged'}
 
 if not born then return {cmsgpack.pack({'unknown', now, {}})} end
@@ -46,5 +46,7 @@ tell('requests_remembered', call('HLEN', k.requests_0) + call('HLEN', k.requests
 for i, value in ipairs(call('HMGET', k.meta, unpack(COUNTERS))) do
   tell(COUNTERS[i], tonumber(value) or 0)
 end
+local counted = call('HMGET', k.meta, 'sequence', 'redriven')  -- a redrive takes a number as well
+tell('pushed', (counted[1] or 0) - (counted[2] or 0))
 for i, field in ipairs(CONFIG_FIELDS) do tell('config.' .. field, config_values[i]) end
 return {cmsgpack.pack({'ok', now, answer})}

@@ -16,6 +16,36 @@ local function choose(wanted, max_bytes)
   local result = {taken = taken, waste = waste, stuck = stuck, more = false}
   local left, bytes = wanted + LOOK_PAST, 0
 
+  -- Both orders are read in chunks of `wanted`: members and scores in turn, states of the singles.
+  local last = string.format('%d', wanted - 1)
+  local singles = call('ZRANGE', k.ready, '0', last, 'WITHSCORES')
+  local rotation = call('ZRANGE', k.turns, '0', last, 'WITHSCORES')
+  local states, states_of
+
+  -- States of the chunk of singles at hand.
+  local function read_states()
+    local ids = {}
+    for i = 1, #singles, 2 do ids[#ids + 1] = singles[i] end
+    states, states_of = call('HMGET', k.states, unpack(ids)), singles
+  end
+
+  -- What most claims come down to: no group waits, nothing is useless, all have room.
+  if #rotation == 0 then
+    if #singles == 0 then return result end
+    read_states()
+    for i, packed in ipairs(states) do
+      local s = read_state(packed)
+      bytes = bytes + s.size
+      if is_expired(s) or is_spent(s) or i > 1 and bytes > max_bytes then
+        taken, bytes = {}, 0
+        result.taken = taken
+        break
+      end
+      taken[i] = {id = singles[2 * i - 1], state = s}
+    end
+    if #taken > 0 then return result end
+  end
+
   -- Returns whether the message was taken; false when it was waste; nil when there is no room.
   local function consider(id, s, member)
     left = left - 1
@@ -45,13 +75,8 @@ local function choose(wanted, max_bytes)
     return false
   end
 
-  -- Both orders are read in chunks of `wanted`: members and scores in turn, states of the singles.
-  local last = string.format('%d', wanted - 1)
-  local singles = call('ZRANGE', k.ready, '0', last, 'WITHSCORES')
-  local rotation = call('ZRANGE', k.turns, '0', last, 'WITHSCORES')
   local singles_from, rotation_from = 0, 0
   local singles_at, rotation_at = 1, 1
-  local states, states_of
   local turn, singles_turn
   while #taken < wanted do
     if singles_at > #singles and #singles == 2 * wanted then
@@ -82,11 +107,7 @@ local function choose(wanted, max_bytes)
     end
     local is_taken
     if is_single then
-      if states_of ~= singles then
-        local ids = {}
-        for i = 1, #singles, 2 do ids[#ids + 1] = singles[i] end
-        states, states_of = call('HMGET', k.states, unpack(ids)), singles
-      end
+      if states_of ~= singles then read_states() end
       is_taken = consider(id, read_state(states[(singles_at + 1) / 2]))
       singles_at = singles_at + 2
       if is_taken and is_contest then

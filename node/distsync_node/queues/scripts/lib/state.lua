@@ -1,6 +1,7 @@
 -- What is known of a message besides its body.
 -- needs: now, config.lua
--- gives: SPAN, place_of, priority_of, read_state, write_state, is_claimed, is_spent, is_expired
+-- gives: SPAN, place_of, priority_of, read_state, new_state, write_state,
+--        is_claimed, is_spent, is_expired
 --
 -- place       rank * SPAN + sequence: the lowest place is claimed first. rank = 9 - priority
 -- size        bytes of the body
@@ -28,8 +29,10 @@ local function read_state(packed)
     due_at = due_at, deliveries = deliveries, token = token, deadline = deadline, group = group}
 end
 
+local new_state = cmsgpack.pack  -- of the fields in this order
+
 local function write_state(s)
-  return cmsgpack.pack(s.place, s.size, s.pushed_at, s.expires_at, s.due_at, s.deliveries, s.token,
+  return new_state(s.place, s.size, s.pushed_at, s.expires_at, s.due_at, s.deliveries, s.token,
     s.deadline, s.group)
 end
 
