@@ -1,4 +1,4 @@
-"""Two nodes that both believe they own a queue: nothing is claimed twice at a time, none is lost."""
+"""Two nodes that both believe they own a queue: no message is claimed twice at a time or lost."""
 
 from __future__ import annotations
 
