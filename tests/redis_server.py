@@ -124,7 +124,7 @@ class RedisServer:
         arguments += ["--port", str(self.port), "--bind", "127.0.0.1"]
         arguments += ["--unixsocket", str(self.socket), "--dir", str(self.directory)]
         for name, value in {} if self._arguments else self.options.items():
-            arguments += [f"--{name}", value]
+            arguments += [f"--{name}", *value.split(" ")]
         with (self.directory / "redis.log").open("ab") as log:
             self._process = subprocess.Popen(arguments, stdout=log, stderr=log)
         self.wait_until_serving()
