@@ -16,6 +16,8 @@ from distsync_node.redis_link.topology import key_slot
 from queue_harness import retried
 from redis_groups import RedisCluster, redis_cluster
 
+pytestmark = pytest.mark.long  # whole groups of Redis servers, minutes on a busy machine
+
 NAMES = [f"queue {number} {{x}}" for number in range(12)]
 
 
