@@ -147,6 +147,7 @@ class _Program:
                 settings.peer_port,
             )
             formation = asyncio.create_task(Formation(settings, node, client).run())
+            formation.add_done_callback(self._formation_ended)
             try:
                 await self._stop.wait()
                 await self._drain(node)
@@ -161,6 +162,12 @@ class _Program:
     def _broken(self, violation: InvariantViolation) -> None:
         logger.critical("a promise of the code is broken", exc_info=violation)
         self._stopped_by_itself(str(violation))
+
+    def _formation_ended(self, formation: asyncio.Task[None]) -> None:
+        """A node that no longer looks for its cluster would idle for ever, and nobody knew why."""
+        if not formation.cancelled() and (error := formation.exception()) is not None:
+            logger.critical("looking for the cluster failed", exc_info=error)
+            self._stopped_by_itself(str(error))
 
     def _stopped_by_itself(self, _reason: str) -> None:
         self._exit_code = 3
