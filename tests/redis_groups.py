@@ -141,7 +141,7 @@ class Watched:
         name = self.SERVICE
         lines = [
             f"sentinel monitor {name} 127.0.0.1 {self.primary.port} 1",
-            f"sentinel down-after-milliseconds {name} 400",
+            f"sentinel down-after-milliseconds {name} 1500",
             f"sentinel failover-timeout {name} 3000",
         ]
         self._configuration.parent.mkdir(parents=True)
