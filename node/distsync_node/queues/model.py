@@ -5,7 +5,8 @@ put all keys of a queue on one node, so that a script may touch them together. T
 percent-encoded, which leaves no brace, space or control byte in it. There is no key per message and
 none per group: what a script touches has to be declared before it knows which message it will find.
 
-    meta          hash   configuration, counters, `sequence`, `turn`, which generations are current
+    meta          hash   configuration, counters, `sequence` (of messages), `turn` (of groups), and
+                         which generations are current
     states        hash   id -> place, size, times, deliveries, receipt token, deadline, group
                          (scripts/lib/state.lua); one for each message that is not a dead letter
     bodies        hash   id -> body, written once
@@ -28,7 +29,10 @@ none per group: what a script touches has to be declared before it knows which m
 and, outside all queues, `dsq:queues`, the sorted set of the names of queues.
 
 Place = (9 - priority) * 2^49 + sequence. It is given at the push and kept for life, so a message
-that comes back from a claim or from a delay is again before those pushed later.
+that comes back from a claim or a delay is before those pushed later. Groups:
+scripts/lib/groups.lua; who is claimed next: scripts/lib/choose.lua. A message's ids, like its
+receipts, are minted by the node that takes the request; a repeated request is answered with the
+first ones.
 
 A message's life, each arrow one script:
 

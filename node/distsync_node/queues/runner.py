@@ -20,7 +20,7 @@ from distsync_node.queues.scripts import SourceReader, load_scripts, read_source
 from distsync_node.redis_link.address import parse_redis_url
 from distsync_node.redis_link.calls import DEADLINE_S, PATIENCE_S, Calls
 from distsync_node.redis_link.fitness import Unfit
-from distsync_node.redis_link.link import Link, LinkLost, pack_command
+from distsync_node.redis_link.link import Link, pack_command
 from distsync_node.redis_link.topology import Timing, find_topology
 
 logger = logging.getLogger(__name__)
@@ -115,4 +115,4 @@ class Runner:
         commands = [pack_command("SCRIPT", "LOAD", script.source) for script in scripts]
         for reply, script in zip(await link.call_all(commands), scripts, strict=True):
             if isinstance(reply, hiredis.ReplyError):
-                raise LinkLost(f"script {script.name} is not taken: {reply}", was_sent=False)
+                raise Unfit(f"redis does not take the script {script.name}: {reply}")

@@ -11,6 +11,8 @@ from typing import TypeAlias
 
 import msgspec
 
+from distsync_node.errors import StaleReceipt
+
 
 class NewMessage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A message to push. `ttl_ms` 0 is the queue's own, which is none unless configured."""
@@ -111,6 +113,17 @@ class Settled:
     ready: int = 0
     dead: tuple[str, ...] = ()
     repeated: bool = False
+
+    def check(self) -> None:
+        """Return if all receipts were good.
+
+        Raises:
+            StaleReceipt: some were not; the others have been served all the same.
+        """
+        if self.stale:
+            raise StaleReceipt(
+                f"the claims of {len(self.stale)} receipts have ended", stale=list(self.stale)
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

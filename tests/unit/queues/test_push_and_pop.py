@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from distsync_node.errors import QueueFull, QueueNotFound, RequestIdReused
+from distsync_node.errors import QueueFull, QueueNotFound, RequestIdReused, StaleReceipt
 from distsync_node.queues import limits
 from distsync_node.queues.types import NewMessage, PopStatus, Pushed
 from unit.queues.conftest import Queue
@@ -86,7 +86,11 @@ async def test_of_a_batch_of_receipts_the_good_ones_are_served_and_the_stale_one
     await queue.push("1", "2", "3")
     first, second, third = await queue.claim(3)
     await queue.ack(second)
-    assert (await queue.ack(first, second, third)).stale == (second.receipt,)
+    settled = await queue.ack(first, second, third)
+    assert settled.stale == (second.receipt,)
+    with pytest.raises(StaleReceipt) as refused:
+        settled.check()
+    assert refused.value.fields["stale"] == [second.receipt]
     assert (await queue.stats()).acked == 3
 
 

@@ -80,6 +80,13 @@ async def test_a_user_without_the_rights(tmp_path: Path) -> None:
         assert "INFO is refused" in await refusal(f"unix://ann:pw@{server.socket}")
 
 
+async def test_a_user_who_may_not_load_scripts(tmp_path: Path) -> None:
+    with RedisServer(tmp_path) as server:
+        rights = ("on", ">pw", "+@all", "-script", "~*")
+        server.client().execute_command("ACL", "SETUSER", "ann", *rights)
+        assert "does not take the script" in await refusal(f"unix://ann:pw@{server.socket}")
+
+
 async def test_cluster_of_a_server_that_is_none(tmp_path: Path) -> None:
     with RedisServer(tmp_path, port=free_port()) as server:
         text = await refusal(f"redis+cluster://127.0.0.1:{server.port}")

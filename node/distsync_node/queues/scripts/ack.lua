@@ -1,7 +1,7 @@
 -- ack: the messages are done and leave the queue
 --
 -- KEYS: meta states bodies turns grouped groups delayed in_flight requests_0 requests_1
--- lib: clock config state requests (groups) receipts
+-- lib: clock config state requests (members) (groups) receipts
 --
 -- ARGV[1]  {request_id, digest, ids, tokens}
 --

@@ -2,7 +2,7 @@
 --
 -- KEYS: meta states bodies ready turns grouped groups delayed in_flight expiries
 -- KEYS: dead dead_states dead_bodies requests_0 requests_1
--- lib: clock config state requests (groups) (ending)
+-- lib: clock config state requests (members) (groups) (ending)
 --
 -- ARGV[1]  {request_id, digest, id}
 --

@@ -1,7 +1,7 @@
 -- peek: the messages a pop would claim now, in order; reads only
 --
 -- KEYS: meta states bodies ready turns grouped
--- lib: clock config state (groups) choose describe
+-- lib: clock config state (members) choose describe
 --
 -- ARGV[1]  {count, max_bytes}
 --

@@ -2,7 +2,7 @@
 --
 -- KEYS: meta states bodies ready turns grouped groups delayed in_flight expiries
 -- KEYS: dead dead_states dead_bodies requests_0 requests_1
--- lib: clock config state requests (groups) (ending) promote choose
+-- lib: clock config state requests (members) (groups) (ending) promote choose
 --
 -- ARGV[1]  {request_id, digest, token, count, visibility_ms, max_bytes}
 --          token: second half of the receipts given out, the id of the message being the first

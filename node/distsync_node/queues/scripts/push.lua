@@ -2,7 +2,7 @@
 --
 -- KEYS: meta states bodies ready turns grouped groups delayed expiries
 -- KEYS: requests_0 requests_1 dedupe_0 dedupe_1 fences_0 fences_1
--- lib: clock config state requests (groups) (dedupe) (fences)
+-- lib: clock config state requests (members) (groups) (dedupe) (fences)
 --
 -- ARGV[1]      {request_id, digest, push_id, {lock, token, checked}, items}
 --              lock: '' = no fence; checked: the mark of an answer 'unverified', once the token was

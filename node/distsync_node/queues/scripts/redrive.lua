@@ -2,7 +2,7 @@
 --
 -- KEYS: meta states bodies ready turns grouped groups delayed expiries dead dead_states dead_bodies
 -- KEYS: requests_0 requests_1
--- lib: clock config state requests (groups)
+-- lib: clock config state requests (members) (groups)
 --
 -- ARGV[1]  {request_id, digest, until, limit, max_bytes}
 --          until: only those that died up to then; 0 on the first call, which says what to give on the

@@ -1,7 +1,7 @@
 -- stats: how much there is in which state, what has happened so far, the configuration; reads only
 --
--- KEYS: meta states ready turns grouped groups delayed in_flight dead requests_0 requests_1
--- lib: clock config fields state (groups)
+-- KEYS: meta states ready turns grouped groups in_flight dead requests_0 requests_1
+-- lib: clock config fields state (members)
 --
 -- ARGV[1]  {}
 --
@@ -28,7 +28,7 @@ for priority = 0, 9 do
   local from, to = place_of(priority, 0), place_of(priority, SPAN - 1)
   look_at(call('ZRANGEBYSCORE', k.ready, from, to, 'LIMIT', 0, 1)[1])
   local group = call('ZRANGEBYSCORE', k.turns, from, to, 'LIMIT', 0, 1)[1]
-  if group then look_at((groups().head(group))) end
+  if group then look_at((members().first(group))) end
 end
 
 local ready, grouped, in_flight =

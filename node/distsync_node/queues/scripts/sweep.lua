@@ -2,7 +2,7 @@
 --
 -- KEYS: meta states bodies ready turns grouped groups delayed in_flight expiries
 -- KEYS: dead dead_states dead_bodies requests_0 requests_1
--- lib: clock config state requests (groups) (ending) promote
+-- lib: clock config state requests (members) (groups) (ending) promote
 --
 -- ARGV[1]  {limit}: of each kind: delays that ended, claims whose deadline passed, messages whose ttl
 --          ran out

@@ -2,7 +2,7 @@
 --
 -- KEYS: meta states bodies ready turns grouped groups delayed in_flight expiries
 -- KEYS: dead dead_states dead_bodies requests_0 requests_1
--- lib: clock config state (groups) (ending) receipts
+-- lib: clock config state (members) (groups) (ending) receipts
 --
 -- ARGV[1]  {pop_request_id, ids, tokens}
 --          pop_request_id: the pop that claimed them, forgotten so that its retry claims anew

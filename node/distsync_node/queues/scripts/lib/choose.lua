@@ -1,5 +1,5 @@
 -- Which messages a claim takes, in order. Reads only.
--- needs: now, state.lua, groups.lua
+-- needs: now, state.lua, members.lua
 -- gives: choose
 --
 -- Highest priority first. In one priority the messages without a group are one flow, in the order
@@ -63,7 +63,7 @@ local function choose(wanted, max_bytes)
   local function consider_group(group)
     local skip = 0
     while left >= 0 do
-      local id, member = groups().head(group, skip)
+      local id, member = members().first(group, skip)
       local s = id and read_state(call('HGET', k.states, id))
       if not id or s.due_at > now then break end
       local is_taken = consider(id, s, member)

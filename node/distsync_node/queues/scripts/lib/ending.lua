@@ -1,5 +1,5 @@
 -- How a message leaves the queue, and how it comes back from a claim.
--- needs: now, state.lua, groups.lua
+-- needs: now, state.lua, members.lua, groups.lua
 -- gives: M.count, M.write_counts, M.forget, M.bury, M.drop, M.put_back, M.remove_waiting
 local counts = {}
 
@@ -50,7 +50,7 @@ function M.put_back(id, s, due_at, to_dead)
     call('HSET', k.states, id, write_state(s))
     if s.expires_at > 0 then call('ZADD', k.expiries, s.expires_at, id) end
     if s.group ~= '' then
-      call('ZADD', k.grouped, 0, groups().member(s, id))
+      call('ZADD', k.grouped, 0, members().name(s, id))
     elseif due_at > now then
       call('ZADD', k.delayed, due_at, id)
     else
@@ -70,8 +70,8 @@ function M.remove_waiting(id, s)
     call('ZREM', k.delayed, id)
   else
     local group = s.group
-    local first = groups().head(group)
-    call('ZREM', k.grouped, groups().member(s, id))
+    local first = members().first(group)
+    call('ZREM', k.grouped, members().name(s, id))
     if first == id and call('HGET', k.groups, group) == '' then
       local score = call('ZSCORE', k.turns, group)
       call('ZREM', k.turns, group)

@@ -1,5 +1,5 @@
 -- Brings what is due to where it can be claimed; at most `limit` of each kind.
--- needs: now, state.lua, groups.lua, ending.lua
+-- needs: now, state.lua, members.lua, groups.lua, ending.lua
 -- gives: promote, next_change
 local BURY_BYTES = 1048576  -- bodies moved to the dead letters in one go
 
@@ -8,7 +8,7 @@ local function move_due(due)
   for _, member in ipairs(due) do
     if string.sub(member, 1, 1) == ':' then
       local group = string.sub(member, 2)
-      local first = groups().head(group)
+      local first = members().first(group)
       groups().enter(group, read_state(call('HGET', k.states, first)))
     else
       call('ZADD', k.ready, read_state(call('HGET', k.states, member)).place, member)
