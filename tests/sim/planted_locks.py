@@ -79,7 +79,7 @@ def _expire_early(state: Any, item: Any) -> None:
         ending.end_grant(state, state.locks[item.name], held)
 
 
-@mutant("a waiter is granted after it gave up")
+@mutant("a waiter is granted after it gave up", "disk")
 def waiter_granted_late() -> None:
     put(granting, "_overdue", lambda _state, _request: None)
 
