@@ -44,7 +44,8 @@ class Seen:
     def claimed(self, one: ClaimedMessage, asked_at: float) -> None:
         self.deliveries[one.id] += 1
         assert self.good_until.get(one.id, 0) <= time.monotonic(), "claimed by two at a time"
-        self.good_until[one.id] = asked_at + one.visible_ms / 1e3
+        # Redis counts in whole milliseconds, so its deadline may lie up to one before ours.
+        self.good_until[one.id] = asked_at + (one.visible_ms - 1) / 1e3
         assert one.deliveries == self.deliveries[one.id]
         if one.group:
             other = self.in_flight_of_group.get(one.group)
