@@ -6,7 +6,7 @@ bodies. Most bytes of it depend on the queue only; they are kept for the queues 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -46,12 +46,9 @@ class ScriptCalls:
         parts += [b"$%d\r\n%b\r\n" % (len(body), body) for body in bodies]
         return b"".join(parts)
 
-    def with_source(self, name: str, command: bytes) -> Callable[[], bytes]:
-        """Return what gives the same command with the script's text in place of its SHA-1."""
-        script = self._scripts[name]
-        by_sha = b"$7\r\nEVALSHA\r\n$40\r\n%b\r\n" % script.sha.encode()
-        by_text = b"$4\r\nEVAL\r\n$%d\r\n%b\r\n" % (len(script.source), script.source)
-        return lambda: command.replace(by_sha, by_text, 1)
+    def script(self, name: str) -> Script:
+        """Return the script of that name."""
+        return self._scripts[name]
 
     def _head(self, name: str, queue: str) -> tuple[int, bytes]:
         script = self._scripts[name]

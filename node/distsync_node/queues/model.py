@@ -25,8 +25,10 @@ none per group: what a script touches has to be declared before it knows which m
     requests_0/1  hash   request id -> digest and answer, two generations (lib/requests.lua)
     dedupe_0/1    hash   dedupe id -> until when, message id; two generations (lib/dedupe.lua)
     fences_0/1    hash   lock -> newest fencing token seen; two generations (lib/fences.lua)
+    schedules     hash   id -> next time and specification of what is pushed again and again
 
-and, outside all queues, `dsq:queues`, the sorted set of the names of queues.
+and, outside all queues, `dsq:queues`, the sorted set of the names of queues, and `dsq:scheduled`,
+the names of queues with schedules by the time at which to look at them (`schedules.py`).
 
 Place = (9 - priority) * 2^49 + sequence. It is given at the push and kept for life, so a message
 that comes back from a claim or a delay is before those pushed later. Groups:
@@ -56,8 +58,9 @@ planted bug that breaks each (`tests/property/queue_mutants.py`):
  3. in_flight holds exactly those with a token, scored by the deadline in their state; a receipt is
     good if its token is that one and Redis' time is before the deadline. (ack that does not
     compare the token, or takes a receipt after its deadline; extend that forgets the score)
- 4. deliveries = claims minus unclaims. It never exceeds max_deliveries, and reaching it without an
-    ack makes a dead letter, never sooner, never later. (off by one; unclaim that counts)
+ 4. deliveries = claims minus unclaims and nacks that spend none. It never exceeds max_deliveries,
+    and reaching it without an ack makes a dead letter, never sooner, never later. (off by one;
+    unclaim that counts)
  5. A group is in `groups` if and only if it has a message; then it is in exactly one of: `groups`
     under an id, which is in flight; turns; delayed. Of its messages only the first can be claimed.
     (ack that does not settle the group stops it for ever)
@@ -76,6 +79,7 @@ sweep and configure begin with a removal and go through, and so the queue can be
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final
 from urllib.parse import quote, unquote
 
@@ -102,11 +106,14 @@ KEY_NAMES: Final = frozenset(
         "dedupe_1",
         "fences_0",
         "fences_1",
+        "schedules",
     }
 )
 REGISTRY_KEY: Final = b"dsq:queues"
+SCHEDULED_KEY: Final = b"dsq:scheduled"
 
 
+@lru_cache(maxsize=4096)
 def encode_name(queue: str) -> str:
     """Return the name as it stands in keys: only letters, digits and `_.-~%`."""
     return quote(queue, safe="")

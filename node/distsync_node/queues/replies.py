@@ -36,7 +36,7 @@ def wait_or_none(next_ms: float) -> int | None:
     return None if next_ms < 0 else int(next_ms)
 
 
-def popped(reply: Sequence[Any], mark: str) -> Popped:
+def popped(reply: Sequence[Any], mark: str, attempt: str) -> Popped:
     """Return what pop.lua claimed; `mark` is that of the queue's receipts."""
     match reply:
         case [[status, messages, more, next_ms], *bodies]:
@@ -46,6 +46,7 @@ def popped(reply: Sequence[Any], mark: str) -> Popped:
                 status=PopStatus(status),
                 more=more,
                 next_ms=wait_or_none(next_ms),
+                attempt=attempt,
             )
     raise unexpected("pop", reply)
 

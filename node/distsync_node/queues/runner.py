@@ -7,26 +7,22 @@ when a push finds that it made the queue: a queue that has messages is listed.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from typing import Any, Final
 
-import hiredis
-
-from distsync_node.errors import RedisUnavailable, RequestIdReused, StartupError
+from distsync_node.errors import RequestIdReused
 from distsync_node.queues import model
 from distsync_node.queues.commands import ScriptCalls, decode
 from distsync_node.queues.scripts import SourceReader, load_scripts, read_source
-from distsync_node.redis_link.address import parse_redis_url
-from distsync_node.redis_link.calls import DEADLINE_S, PATIENCE_S, Calls
-from distsync_node.redis_link.fitness import Unfit
-from distsync_node.redis_link.link import Link, pack_command
-from distsync_node.redis_link.topology import Timing, find_topology
-
-logger = logging.getLogger(__name__)
+from distsync_node.redis_link.calls import DEADLINE_S, PATIENCE_S, Abandoned
+from distsync_node.redis_link.link import pack_command
+from distsync_node.redis_link.scripted import ScriptedRedis
+from distsync_node.redis_link.topology import Timing
 
 MAX_REGISTERED_KEPT: Final = 100_000
-READING: Final = frozenset({"get", "peek", "list", "stats"})  # scripts that change nothing
+READING: Final = frozenset(
+    {"get", "peek", "list", "stats", "schedules"}
+)  # scripts that change nothing
 
 
 class Runner:
@@ -41,11 +37,11 @@ class Runner:
         deadline_s: float = DEADLINE_S,
         read_script: SourceReader = read_source,
     ) -> None:
-        self._scripts = load_scripts(read_script)
-        self._commands = ScriptCalls(self._scripts)
-        address = parse_redis_url(url)
-        self._topology = find_topology(address, timing or Timing(), self._load_scripts)
-        self._calls = Calls(self._topology, patience_s=patience_s, deadline_s=deadline_s)
+        scripts = load_scripts(read_script)
+        self._commands = ScriptCalls(scripts)
+        self._redis = ScriptedRedis(
+            url, (*scripts.values(),), timing=timing, patience_s=patience_s, deadline_s=deadline_s
+        )
         self._registered: set[str] = set()
 
     async def start(self) -> None:
@@ -54,20 +50,20 @@ class Runner:
         Raises:
             StartupError: the server must not be used as it is, in one line.
         """
-        try:
-            await self._topology.check()
-        except Unfit as error:
-            await self.close()
-            raise StartupError(str(error)) from None
-        except RedisUnavailable as error:
-            logger.warning("%s; queues answer 503 until it can", error.detail)
+        await self._redis.start("every call about queues")
 
     async def close(self) -> None:
         """End all connections. Calls in flight fail."""
-        await self._topology.close()
+        await self._redis.close()
 
     async def run(
-        self, name: str, queue: str, request: Sequence[Any], bodies: Sequence[bytes] = ()
+        self,
+        name: str,
+        queue: str,
+        request: Sequence[Any],
+        bodies: Sequence[bytes] = (),
+        *,
+        abandoned: Abandoned | None = None,
     ) -> list[Any]:
         """Run script `name` on a queue and return its answer, the first part of it decoded.
 
@@ -75,10 +71,12 @@ class Runner:
             RequestIdReused, and those of `Calls.run`.
         """
         command = self._commands.command(name, queue, request, bodies)
-        source = self._commands.with_source(name, command)
-        key = model.key(queue, "meta")
-        reply: list[Any] = await self._calls.run(
-            key, command, source=source, writes=name not in READING
+        reply: list[Any] = await self._redis.run(
+            model.key(queue, "meta"),
+            command,
+            script=self._commands.script(name),
+            writes=name not in READING,
+            abandoned=abandoned,
         )
         reply[0] = decode(reply[0])
         if reply[0][0] == "reused":
@@ -95,7 +93,7 @@ class Runner:
         if len(self._registered) >= MAX_REGISTERED_KEPT:
             self._registered.clear()
         command = pack_command("ZADD", model.REGISTRY_KEY, 0, queue)
-        await self._calls.run(model.REGISTRY_KEY, command, writes=True)
+        await self._redis.run(model.REGISTRY_KEY, command, writes=True)
         self._registered.add(queue)
 
     async def names(self, prefix: bytes, after: bytes, limit: int) -> tuple[str, ...]:
@@ -103,16 +101,33 @@ class Runner:
         first = b"(" + after if after and after >= prefix else b"[" + prefix
         last = b"(" + prefix + b"\xff"
         command = pack_command("ZRANGEBYLEX", model.REGISTRY_KEY, first, last, "LIMIT", 0, limit)
-        names: list[bytes] = await self._calls.run(model.REGISTRY_KEY, command)
+        names: list[bytes] = await self._redis.run(model.REGISTRY_KEY, command)
         return tuple(name.decode() for name in names)
+
+    async def look_at(self, queue: str, at_ms: int, *, no_later: bool = False) -> None:
+        """Have a queue's schedules looked at then; with `no_later`, unless that is earlier yet."""
+        options = ("LT",) if no_later else ()
+        command = pack_command("ZADD", model.SCHEDULED_KEY, *options, at_ms, queue)
+        await self._redis.run(model.SCHEDULED_KEY, command, writes=True)
+
+    async def look_no_more(self, queue: str) -> None:
+        """The queue has no schedules any more."""
+        command = pack_command("ZREM", model.SCHEDULED_KEY, queue)
+        await self._redis.run(model.SCHEDULED_KEY, command, writes=True)
+
+    async def to_look_at(self, now_ms: int, limit: int) -> tuple[str, ...]:
+        """Return queues whose schedules are to be looked at by now."""
+        command = pack_command(
+            "ZRANGEBYSCORE", model.SCHEDULED_KEY, "-inf", now_ms, "LIMIT", 0, limit
+        )
+        names: list[bytes] = await self._redis.run(model.SCHEDULED_KEY, command)
+        return tuple(name.decode() for name in names)
+
+    async def time_ms(self) -> int:
+        """Return the time of Redis, in milliseconds since 1970."""
+        seconds, micros = await self._redis.run(model.SCHEDULED_KEY, pack_command("TIME"))
+        return int(seconds) * 1_000 + int(micros) // 1_000
 
     async def ping(self) -> None:
         """Ask Redis whether it is there."""
-        await self._calls.run(model.REGISTRY_KEY, pack_command("PING"))
-
-    async def _load_scripts(self, link: Link) -> None:
-        scripts = self._scripts.values()
-        commands = [pack_command("SCRIPT", "LOAD", script.source) for script in scripts]
-        for reply, script in zip(await link.call_all(commands), scripts, strict=True):
-            if isinstance(reply, hiredis.ReplyError):
-                raise Unfit(f"redis does not take the script {script.name}: {reply}")
+        await self._redis.run(model.REGISTRY_KEY, pack_command("PING"))

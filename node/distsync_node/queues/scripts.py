@@ -41,6 +41,10 @@ SCRIPT_NAMES: Final = (
     "stats",
     "purge",
     "redrive",
+    "schedule",
+    "unschedule",
+    "schedules",
+    "reschedule",
 )
 
 _KEYS_LINE = re.compile(r"^-- KEYS: (.+)$", re.MULTILINE)

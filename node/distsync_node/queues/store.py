@@ -9,7 +9,7 @@
 Any number of nodes may do this on one Redis; which of them does is a matter of speed only. Each
 method may be called again after an error that is `retriable`, with the same `request_id`, here or
 on another node: it does not happen twice. Who forwards a call therefore mints first what it needs
-(`new_request_id`, `new_push_id`, `new_token`) and sends it along; without them the store does.
+(`new_request_id`, `new_push_id`) and sends it along; without them the store does.
 
 Errors of all methods: BadRequest (a field is wrong; nothing done), RequestIdReused,
 RedisUnavailable (nothing done), OutcomeUnknown (maybe done), LimitReached (too many in flight).
@@ -19,9 +19,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import itertools
 import logging
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, Self
 
 from distsync_node.errors import (
@@ -35,6 +36,7 @@ from distsync_node.queues import checks, limits, replies
 from distsync_node.queues.commands import encode
 from distsync_node.queues.replies import unexpected
 from distsync_node.queues.runner import Runner
+from distsync_node.queues.schedules import Schedules
 from distsync_node.queues.types import (
     Fence,
     FenceUnverified,
@@ -51,6 +53,7 @@ from distsync_node.queues.types import (
     QueueStats,
     Settled,
     Swept,
+    Unclaimed,
 )
 from distsync_node.redis_link.calls import DEADLINE_S, PATIENCE_S
 from distsync_node.redis_link.topology import Timing
@@ -61,19 +64,24 @@ MAX_MARKS_KEPT: Final = 100_000
 NO_FENCE: Final = ("", 0, "")
 
 
+_PROCESS: Final = secrets.token_hex(8)
+_numbers: Final = itertools.count()
+
+
 def new_request_id() -> str:
-    """Return an id for a request that came without one."""
-    return secrets.token_hex(10)
+    """Return an id for a request that came without one.
+
+    Ids of this kind are random by process and counted in it: randomness for each costs a system
+    call.
+    """
+    return f"{_PROCESS}{next(_numbers):x}"
 
 
-def new_push_id() -> str:
-    """Return what the ids of a push's messages begin with."""
-    return secrets.token_hex(10)
+new_push_id = new_request_id
+"""Return what the ids of a push's messages begin with."""
 
-
-def new_token() -> str:
-    """Return what tells the claims of one pop from those of any other."""
-    return secrets.token_hex(8)
+new_attempt = new_request_id
+"""Return what tells one try of a pop from all others."""
 
 
 class QueueStore:
@@ -81,8 +89,11 @@ class QueueStore:
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
+        self.schedules = Schedules(runner)
         self._marks: dict[str, str] = {}
         self._background: set[asyncio.Task[None]] = set()
+        self.on_returned: Callable[[str, int], None] = lambda _queue, _ready: None
+        """Called with a queue and how many messages a cancelled pop has given back."""
 
     @classmethod
     async def open(
@@ -140,7 +151,7 @@ class QueueStore:
             (one.delay_ms, one.priority, one.ttl_ms, one.dedupe_id, one.group) for one in messages
         ]
         bodies = [one.body for one in messages]
-        digest = _digest((items, lock[:2]), bodies)
+        digest = _digest((items, lock[:2], [len(body) for body in bodies]), bodies)
         request = (_checked(request_id), digest, push_id, lock, items)
         await self._runner.register(queue)
         match await self._runner.run("push", queue, request, bodies):
@@ -176,33 +187,43 @@ class QueueStore:
         count: int = 1,
         visibility_ms: int = 30_000,
         request_id: str = "",
-        token: str = "",
+        attempt: str = "",
     ) -> Popped:
         """Claim up to `count` messages for `visibility_ms`. An unknown queue is an empty one.
 
-        If this is cancelled, what it claimed returns to the queue at once and no delivery is spent.
+        The same request again, while its receipts are good, gives the same messages with the same
+        receipts. Each try of it, by whichever node, is an attempt of its own, named in the result;
+        whoever cannot pass the messages on gives the attempt back with `unclaim`. If this is
+        cancelled, that is done here.
         """
         checks.check_queue(queue)
         checks.check_range(count, "max", 1, limits.MAX_BATCH)
         lowest, highest = limits.MIN_VISIBILITY_MS, limits.MAX_VISIBILITY_MS
         checks.check_range(visibility_ms, "visibility_ms", lowest, highest)
         request_id = _checked(request_id)
-        token = token or new_token()
-        checks.check_token(token, "token")
+        attempt = attempt or new_attempt()
+        checks.check_token(attempt, "attempt")
         digest = _digest((count, visibility_ms))
-        request = (request_id, digest, token, count, visibility_ms, limits.MAX_POP_BYTES)
-        try:
-            reply = await self._runner.run("pop", queue, request)
-        except asyncio.CancelledError:
-            task = asyncio.create_task(self._give_back(queue, request))
+        request = (request_id, digest, attempt, count, visibility_ms, limits.MAX_POP_BYTES)
+
+        def give_back(call: asyncio.Future[Any] | None) -> None:
+            task = asyncio.create_task(self._give_back(queue, request_id, attempt, call))
             self._background.add(task)
             task.add_done_callback(self._background.discard)
-            raise
-        return replies.popped(reply, self._mark(queue))
 
-    async def ack(self, queue: str, receipts: Sequence[str], *, request_id: str = "") -> Settled:
-        """The messages are done and leave the queue."""
-        ids, tokens = self._split(queue, receipts)
+        reply = await self._runner.run("pop", queue, request, abandoned=give_back)
+        return replies.popped(reply, self._mark(queue), attempt)
+
+    async def ack(
+        self,
+        queue: str,
+        receipts: Sequence[str],
+        *,
+        request_id: str = "",
+        field: str = "receipts",
+    ) -> Settled:
+        """The messages are done and leave the queue. `field`: what errors call the receipts."""
+        ids, tokens = self._split(queue, receipts, field)
         request = (_checked(request_id), _digest((receipts,)), ids, tokens)
         match await self._runner.run("ack", queue, request):
             case [["ok" | "repeated" as status, stale, ready]]:
@@ -217,16 +238,18 @@ class QueueStore:
         *,
         delay_ms: int = 0,
         dead: bool = False,
+        spend: bool = True,
         request_id: str = "",
     ) -> Settled:
         """The messages failed. They come back after `delay_ms`, or are dead letters now if `dead`.
 
-        One that has used up its deliveries becomes a dead letter in any case.
+        One that has used up its deliveries becomes a dead letter in any case. Without `spend` this
+        delivery is not counted: for messages that were not begun.
         """
         ids, tokens = self._split(queue, receipts)
         checks.check_range(delay_ms, "delay_ms", 0, limits.MAX_DELAY_MS)
-        digest = _digest((receipts, delay_ms, dead))
-        request = (_checked(request_id), digest, ids, tokens, delay_ms, dead)
+        digest = _digest((receipts, delay_ms, dead, spend))
+        request = (_checked(request_id), digest, ids, tokens, delay_ms, dead, spend)
         match await self._runner.run("nack", queue, request):
             case [["ok" | "repeated" as status, stale, ready, dead_ids]]:
                 return Settled(
@@ -253,17 +276,17 @@ class QueueStore:
             case reply:
                 raise unexpected("extend", reply)
 
-    async def unclaim(
-        self, queue: str, receipts: Sequence[str], *, pop_request_id: str = ""
-    ) -> Settled:
-        """Nobody got these messages: they return at once and no delivery is spent.
+    async def unclaim(self, queue: str, *, request_id: str, attempt: str) -> Unclaimed:
+        """Nobody got what this attempt of a pop claimed: it returns at once, no delivery is spent.
 
-        `pop_request_id`: the pop that claimed them. It is forgotten, so its retry claims anew.
+        Only for whoever carried out the attempt, and only if no byte of an answer has left it.
+        Nothing happens if a later attempt of the same request has been answered with the messages.
         """
-        ids, tokens = self._split(queue, receipts)
-        match await self._runner.run("unclaim", queue, (pop_request_id, ids, tokens)):
-            case [["ok", stale, ready]]:
-                return Settled(stale=_picked(receipts, stale), ready=ready)
+        checks.check_queue(queue)
+        checks.check_request_id(request_id)
+        match await self._runner.run("unclaim", queue, (request_id, attempt)):
+            case [["ok", returned, ready]]:
+                return Unclaimed(returned=returned, ready=ready)
             case reply:
                 raise unexpected("unclaim", reply)
 
@@ -437,14 +460,15 @@ class QueueStore:
 
     # Inside.
 
-    async def _give_back(self, queue: str, request: Sequence[Any]) -> None:
-        """Run the same pop again, which tells what it claimed, and return that."""
+    async def _give_back(
+        self, queue: str, request_id: str, attempt: str, call: asyncio.Future[Any] | None
+    ) -> None:
+        """Return what a cancelled pop claims, once it has."""
         try:
-            reply = await self._runner.run("pop", queue, request)
-            popped = replies.popped(reply, self._mark(queue))
-            if popped.messages:
-                receipts = [message.receipt for message in popped.messages]
-                await self.unclaim(queue, receipts, pop_request_id=request[0])
+            if call is not None:
+                await asyncio.gather(call, return_exceptions=True)
+            unclaimed = await self.unclaim(queue, request_id=request_id, attempt=attempt)
+            self.on_returned(queue, unclaimed.ready)
         except Exception as error:
             logger.warning("claims of a cancelled pop stay until their deadline: %s", error)
 
@@ -456,9 +480,11 @@ class QueueStore:
             mark = self._marks[queue] = checks.queue_mark(queue)
         return mark
 
-    def _split(self, queue: str, receipts: Sequence[str]) -> tuple[list[str], list[str]]:
+    def _split(
+        self, queue: str, receipts: Sequence[str], field: str = "receipts"
+    ) -> tuple[list[str], list[str]]:
         checks.check_queue(queue)
-        return checks.split_receipts(receipts, self._mark(queue))
+        return checks.split_receipts(receipts, self._mark(queue), field)
 
 
 def _checked(request_id: str) -> str:

@@ -92,13 +92,14 @@ class Popped:
 
     `more`: it stopped at a bound of work and should be called again at once if nothing was claimed.
     `next_ms`: if nothing was claimed, how long until a delay or a claim ends; None when none is
-    known.
+    known. `attempt` names this try, for `unclaim`.
     """
 
     messages: tuple[ClaimedMessage, ...]
     status: PopStatus
     more: bool
     next_ms: int | None
+    attempt: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +125,14 @@ class Settled:
             raise StaleReceipt(
                 f"the claims of {len(self.stale)} receipts have ended", stale=list(self.stale)
             )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unclaimed:
+    """What an attempt gave back: how many messages, and how many can be claimed now."""
+
+    returned: int
+    ready: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

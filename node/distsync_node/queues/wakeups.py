@@ -21,7 +21,7 @@ Promises:
     whose claim is under way when that comes back empty.
 
 A waiter who leaves or is moved while its claim is under way is forgotten here; `claimed` then
-returns `GiveBack`, and the shell returns what was claimed without spending a delivery.
+returns `GiveBack`, and the shell unclaims that attempt, which spends no delivery.
 """
 
 from __future__ import annotations
@@ -113,6 +113,10 @@ class Wakeups:
     def queues(self) -> Iterable[str]:
         """Return the queues that have waiters."""
         return self._queues.keys()
+
+    def knows(self, waiter_id: WaiterId) -> bool:
+        """Return whether the waiter still waits, or has a claim under way."""
+        return waiter_id in self._waiters
 
     # Events.
 

@@ -37,6 +37,10 @@ _TRANSIENT: Final = ("LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY "
 _REFUSED: Final = ("MISCONF", "NOPERM", "NOAUTH", "ERR max number of clients")
 
 
+Abandoned = Callable[[asyncio.Future[Any] | None], None]
+"""Told of the call that nobody waits for any more; None if that was lost already."""
+
+
 class Calls:
     """Calls over a topology."""
 
@@ -54,12 +58,14 @@ class Calls:
         *,
         source: Callable[[], bytes] | None = None,
         writes: bool = False,
+        abandoned: Abandoned | None = None,
     ) -> Any:
         """Send a packed command to the server of `key` and return its reply.
 
         `source` gives the same command with the text of its script, for a server that has forgotten
         it. `writes`: the reply counts only when replicas have the write, if the URL asks for that;
-        and when it is lost, the write may have been done.
+        and when it is lost, the write may have been done. `abandoned` is called if the caller is
+        cancelled when Redis may have the command.
 
         Raises:
             RedisUnavailable: nothing was done.
@@ -71,6 +77,7 @@ class Calls:
         patience, deadline = started + self._patience_s, started + self._deadline_s
         maybe_done = False
         asking = ""
+        future: asyncio.Future[Any] | None = None
         while True:
             try:
                 if asking:
@@ -79,7 +86,12 @@ class Calls:
                     _, reply = await link.call_all([_ASKING, command])
                 else:
                     link = await self._topology.link(key, patience, waits=writes)
-                    reply = await link.call(command)
+                    future = link.call(command)
+                    reply = await (future if abandoned is None else asyncio.shield(future))
+            except asyncio.CancelledError:
+                if abandoned is not None and (future is not None or maybe_done):
+                    abandoned(future)
+                raise
             except LinkBusy:
                 raise LimitReached("too many calls to redis are in flight", limit="redis") from None
             except RedisUnavailable as error:
@@ -102,7 +114,14 @@ class Calls:
                 if failure.startswith("ASK "):
                     asking = failure
                     continue
-                await self._mend(failure)
+                try:
+                    await self._mend(failure)
+                except RedisFull:
+                    raise  # the script ran this time, and knew of no earlier one
+                except DistSyncError as error:
+                    if maybe_done:
+                        raise OutcomeUnknown(error.detail) from None
+                    raise
             if loop.time() >= deadline:
                 if maybe_done:
                     raise OutcomeUnknown(f"redis did not answer in time: {failure}")

@@ -95,6 +95,7 @@ class Server:
         self._connecting: dict[int, asyncio.Task[None]] = {}
         self._back_off_s = 0.0
         self._failure: Exception | None = None
+        self._is_closed = False
 
     async def link(self, deadline: float, *, waits: bool = False) -> Link:
         """Return a link that is up, waiting for one until the deadline."""
@@ -118,11 +119,14 @@ class Server:
         """
         try:
             await self._open(0)
-        except (OSError, TimeoutError, LinkLost, hiredis.ReplyError) as error:
+        except Unfit:
+            raise
+        except Exception as error:  # as in `_attempt`
             raise RedisUnavailable(f"redis cannot be reached: {_reason(error)}") from None
 
     async def close(self) -> None:
-        """End the connections and the attempts to make one."""
+        """End the connections and the attempts to make one; who waits for one is refused."""
+        self._is_closed = True
         for task in self._connecting.values():
             task.cancel()
         await asyncio.gather(*self._connecting.values(), return_exceptions=True)
@@ -145,6 +149,8 @@ class Server:
             link = self._links[index]
             if link is not None and not link.is_lost:
                 return link
+            if self._is_closed:
+                raise RedisUnavailable("the connection to redis was closed")
             left_s = deadline - loop.time()
             if left_s <= 0:
                 reason = _reason(self._failure) if self._failure else "no answer yet"
@@ -160,7 +166,7 @@ class Server:
             await asyncio.sleep(self._back_off_s)
             await self._open(index)
             self._back_off_s, self._failure = 0.0, None
-        except (OSError, ValueError, LinkLost, hiredis.ReplyError, Unfit) as error:
+        except Exception as error:  # what a strange server causes, too: it is asked again later
             if self._failure is None or _reason(self._failure) != _reason(error):
                 logger.warning("redis is not available: %s", _reason(error))
             self._failure = error

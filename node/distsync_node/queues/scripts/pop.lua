@@ -4,15 +4,16 @@
 -- KEYS: dead dead_states dead_bodies requests_0 requests_1
 -- lib: clock config state requests (members) (groups) (ending) promote choose
 --
--- ARGV[1]  {request_id, digest, token, count, visibility_ms, max_bytes}
---          token: second half of the receipts given out, the id of the message being the first
+-- ARGV[1]  {request_id, digest, attempt, count, visibility_ms, max_bytes}
+--          attempt: names this try of the request, as against those by other nodes. That of the first
+--          try is the second half of its receipts, the id of the message being the first
 --
 -- returns  {head, body, ...}; head: {status, messages, more, next_ms}
 --          message: {id, token, visible_ms, deliveries, pushed_at, priority, group}
 --          status: 'ok' | 'paused' | 'limited' (by the queue's rate) | 'repeated' (those claimed by
 --          the first call of this request, as far as their receipts are good) | 'reused'
 --          more: call again at once; next_ms: until something may become ready, -1 = not known
-local request_id, digest, token, wanted, visibility_ms, max_bytes = unpack(cmsgpack.unpack(ARGV[1]))
+local request_id, digest, attempt, wanted, visibility_ms, max_bytes = unpack(cmsgpack.unpack(ARGV[1]))
 
 local function describe(id, s)
   return {id, s.token, s.deadline - now, s.deliveries, s.pushed_at, priority_of(s.place), s.group}
@@ -24,16 +25,21 @@ local function answer(status, messages, ids, more, next_ms)
   return {head, unpack(call('HMGET', k.bodies, unpack(ids)))}
 end
 
-local first_digest, first_token, first_ids = recall(request_id)
+local first_digest, first_attempt, first_ids, last_attempt = recall(request_id)
 if first_digest then
   if first_digest ~= digest then return {REUSED} end
   local ids, messages = {}, {}
   for i, packed in ipairs(call('HMGET', k.states, unpack(first_ids))) do
     local s = packed and read_state(packed)
-    if s and is_claimed(s, first_token) then
+    if s and is_claimed(s, first_attempt) then
       ids[#ids + 1] = first_ids[i]
       messages[#messages + 1] = describe(first_ids[i], s)
     end
+  end
+  if #ids > 0 and last_attempt ~= attempt then
+    -- What was claimed is this try's now: one before it may not give it back any more.
+    forget_request(request_id)
+    remember(request_id, digest, first_attempt, first_ids, attempt)
   end
   return answer('repeated', messages, ids, false, -1)
 end
@@ -100,7 +106,7 @@ local deadline = now + visibility_ms
 local deadline_text = string.format('%.0f', deadline)
 for i, one in ipairs(taken) do
   local id, s = one.id, one.state
-  s.token, s.deadline, s.deliveries, s.due_at = token, deadline, s.deliveries + 1, 0
+  s.token, s.deadline, s.deliveries, s.due_at = attempt, deadline, s.deliveries + 1, 0
   ids[i], messages[i] = id, describe(id, s)
   state_args[2 * i - 1], state_args[2 * i] = id, write_state(s)
   claim_args[2 * i - 1], claim_args[2 * i] = deadline_text, id
@@ -110,5 +116,5 @@ call('HSET', k.states, unpack(state_args))
 call('ZADD', k.in_flight, unpack(claim_args))
 call('HINCRBY', k.meta, 'delivered', #taken)
 if level then call('HSET', k.meta, 'rate', cmsgpack.pack(level - #taken, now)) end
-remember(request_id, digest, token, ids)
+remember(request_id, digest, attempt, ids, attempt)
 return answer('ok', messages, ids, more or choice.more, -1)

@@ -1,28 +1,36 @@
--- unclaim: the claims never reached anyone; the messages return at once and no delivery is spent
+-- unclaim: nobody got what a pop claimed; it returns at once and no delivery is spent
 --
 -- KEYS: meta states bodies ready turns grouped groups delayed in_flight expiries
 -- KEYS: dead dead_states dead_bodies requests_0 requests_1
--- lib: clock config state (members) (groups) (ending) receipts
+-- lib: clock config state requests (members) (groups) (ending)
 --
--- ARGV[1]  {pop_request_id, ids, tokens}
---          pop_request_id: the pop that claimed them, forgotten so that its retry claims anew
+-- ARGV[1]  {pop_request_id, attempt}: the pop, and the try of it that got no answer to its client
 --
--- returns  {{'ok', stale, ready}}: as nack. Doing it twice changes nothing, so it has no request id
-local pop_request_id, ids, tokens = unpack(cmsgpack.unpack(ARGV[1]))
+-- returns  {{'ok', returned, ready}}: ready: how many can be claimed now that could not before
+--
+-- Only the try that claimed may give back, and only if no other has been answered with the claims
+-- since: they are that one's own then and nothing is done. A try that came late and found claims of
+-- another never gives them back. Otherwise the pop is forgotten, and its next try claims anew.
+-- Doing it twice changes nothing, so it has no request id.
+local pop_request_id, attempt = unpack(cmsgpack.unpack(ARGV[1]))
 
-local good_ids, good_states, stale = sort_receipts(ids, tokens)
-local ready_count = 0
-if #good_ids > 0 then
-  call('ZREM', k.in_flight, unpack(good_ids))
-  for i, id in ipairs(good_ids) do
-    local s = good_states[i]
+local digest, token, ids, last_attempt = recall(pop_request_id)
+if not digest or token ~= attempt or last_attempt ~= attempt then return {cmsgpack.pack({'ok', 0, 0})} end
+
+local returned, ready_count = 0, 0
+for i, packed in ipairs(call('HMGET', k.states, unpack(ids))) do
+  local s = packed and read_state(packed)
+  if s and is_claimed(s, token) then
+    call('ZREM', k.in_flight, ids[i])
     s.deliveries = s.deliveries - 1
-    local _, can_claim = ending().put_back(id, s, 0)
+    local _, can_claim = ending().put_back(ids[i], s, 0)
     if can_claim then ready_count = ready_count + 1 end
+    returned = returned + 1
   end
-  call('HDEL', k.requests_0, pop_request_id)
-  call('HDEL', k.requests_1, pop_request_id)
-  ending().count('unclaimed', #good_ids)
+end
+forget_request(pop_request_id)
+if returned > 0 then
+  ending().count('unclaimed', returned)
   ending().write_counts()
 end
-return {cmsgpack.pack({'ok', stale, ready_count})}
+return {cmsgpack.pack({'ok', returned, ready_count})}

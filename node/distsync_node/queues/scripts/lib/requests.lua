@@ -1,6 +1,6 @@
 -- A call that comes again is answered as it was answered first and does nothing.
 -- needs: now, config.lua (requests_packed: which generation is current, since when)
--- gives: recall, remember, rotate_requests, REUSED
+-- gives: recall, remember, forget_request, rotate_requests, REUSED
 --
 -- Two generations: answers go into the current one; when that is MEMORY_MS old the older is
 -- unlinked (freed by a background thread, whatever its size) and becomes the current. So an answer
@@ -15,6 +15,11 @@ local REUSED = '\145\166reused'  -- cmsgpack.pack({'reused'})
 local function recall(request_id)
   local packed = call('HGET', k.requests_0, request_id) or call('HGET', k.requests_1, request_id)
   if packed then return cmsgpack.unpack(packed) end
+end
+
+local function forget_request(request_id)
+  call('HDEL', k.requests_0, request_id)
+  call('HDEL', k.requests_1, request_id)
 end
 
 -- Returns the generation to write to. Its first write is an UNLINK, so a script that must fail

@@ -1,0 +1,248 @@
+"""The way to the node that owns a queue.
+
+Guarantees:
+
+- A call that did not get to its owner, or whose answer did not come back, ends with None: the
+  caller runs the script itself then, under the same request id. So an owner that is dead, paused
+  or cut off costs time, never a message.
+- Who did not answer is left alone for `AVOID_MS`, and calls to it that wait end at once. Where
+  calls wait, the owner is asked once a second whether it is there.
+- Rings only get newer, here and there; a call takes at most two hops.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Final, Protocol
+
+import msgspec
+
+from distsync_node.cluster.ring_state import Epoch, RingState
+from distsync_node.cluster.ring_view import RingView
+from distsync_node.errors import RedisUnavailable, error_of_code
+from distsync_node.peers.client import PeerClient, PeerUnreachable
+from distsync_node.queues.calls import (
+    POP_PATH,
+    PUSH_PATH,
+    SIGNAL_PATH,
+    Call,
+    NeedRing,
+    NotOwner,
+    PopCall,
+    Popped,
+    PushCall,
+    Pushed,
+    Refused,
+    Reply,
+    Request,
+    SignalCall,
+    Signalled,
+    decode_reply,
+    encode,
+)
+from distsync_node.raft.types import Member, MemberId
+from distsync_node.services.runtime import boottime_ms
+
+logger = logging.getLogger(__name__)
+
+ANSWER_MS: Final = 1_000  # for a call that does not wait
+AVOID_MS: Final = 1_000
+WATCH_SECONDS: Final = 1.0
+MAX_QUEUES_SIGNALLED: Final = 1_000  # in one call
+
+_PATHS: Final[dict[type[Call], str]] = {
+    PushCall: PUSH_PATH,
+    PopCall: POP_PATH,
+    SignalCall: SIGNAL_PATH,
+}
+
+
+class Places(Protocol):
+    """What a node knows of ring and members; `services.node.NodeService` is the real thing."""
+
+    @property
+    def own_id(self) -> MemberId | None:
+        """The id of this member, once its data directory is open."""
+        ...
+
+    @property
+    def cluster_id(self) -> str:
+        """The cluster this member belongs to, '' for none."""
+        ...
+
+    def ring(self) -> RingView:
+        """Return the newest ring known here."""
+        ...
+
+    def adopt_ring(self, ring: RingState) -> None:
+        """Take over a ring that another node knows, if it is newer."""
+        ...
+
+    def member(self, member_id: MemberId) -> Member | None:
+        """Return a member of the configuration."""
+        ...
+
+    def on_ring_change(self, callback: Callable[[], None]) -> None:
+        """Have `callback` called whenever the ring known here is another."""
+        ...
+
+
+class Owners:
+    """Finds owners and calls them."""
+
+    def __init__(self, places: Places, client: PeerClient) -> None:
+        self.places = places
+        self._client = client
+        self._avoided_until_ms: dict[MemberId, int] = {}
+        self._waiting: dict[asyncio.Future[bytes], tuple[MemberId, str]] = {}
+        self._signals: dict[MemberId, dict[str, int]] = {}
+        self._signalling: dict[MemberId, asyncio.Task[None]] = {}
+        self._watching: dict[MemberId, asyncio.Task[None]] = {}
+
+    @property
+    def epoch(self) -> Epoch:
+        """The epoch of the ring known here."""
+        return self.places.ring().epoch
+
+    def owner(self, queue: str) -> Member | None:
+        """Return who owns a queue by the ring; None if that is nobody known."""
+        server = self.places.ring().owner(queue)
+        return None if server is None else self.places.member(server.member)
+
+    def is_own(self, member: Member | None) -> bool:
+        """Return whether that member is this node."""
+        return member is not None and member.id == self.places.own_id
+
+    def remote_owner(self, queue: str) -> Member | None:
+        """Return the owner to be asked; None: it is this node, or cannot be reached just now."""
+        member = self.owner(queue)
+        if member is None or not member.peer_url or member.id == self.places.own_id:
+            return None
+        if self._avoided_until_ms.get(member.id, 0) > boottime_ms():
+            return None
+        return member
+
+    def ring_changed(self) -> None:
+        """Calls that wait at a node which is not the owner any more end with None."""
+        for request, (member_id, queue) in list(self._waiting.items()):
+            owner = self.owner(queue)
+            if owner is None or owner.id != member_id:
+                request.cancel()
+
+    def end_waits(self) -> None:
+        """Calls under way end with None."""
+        for request in list(self._waiting):
+            request.cancel()
+
+    async def close(self) -> None:
+        """End what is under way."""
+        self.end_waits()
+        tasks = [*self._signalling.values(), *self._watching.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    # --- Calls --------------------------------------------------------------------------------
+
+    async def push(self, member: Member, call: PushCall) -> Pushed | None:
+        """Push at the owner; None: it may or may not have been done.
+
+        Raises:
+            DistSyncError: what the owner met.
+        """
+        reply = await self._ask(member, call, call.queue, ANSWER_MS)
+        return reply if isinstance(reply, Pushed) else None
+
+    async def pop(self, member: Member, call: PopCall) -> Popped | None:
+        """Pop at the owner; None: it may or may not have been done. Raises as `push`."""
+        if call.wait_ms > ANSWER_MS and member.id not in self._watching:
+            task = asyncio.create_task(self._watch(member))
+            self._watching[member.id] = task
+            task.add_done_callback(lambda _: self._watching.pop(member.id, None))
+        reply = await self._ask(member, call, call.queue, call.wait_ms + ANSWER_MS)
+        return reply if isinstance(reply, Popped) else None
+
+    async def _watch(self, member: Member) -> None:
+        """Find out whether an owner at which calls wait is still there; `_avoid` ends them."""
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            if all(member_id != member.id for member_id, _ in self._waiting.values()):
+                return
+            await self._tell(member, {})
+
+    def signal(self, member: Member, queue: str, ready: int) -> None:
+        """Tell the owner that messages can be claimed. Lost signals cost a second, no more."""
+        signals = self._signals.setdefault(member.id, {})
+        if queue in signals or len(signals) < MAX_QUEUES_SIGNALLED:
+            signals[queue] = signals.get(queue, 0) + ready
+        if member.id not in self._signalling:
+            self._signalling[member.id] = asyncio.create_task(self._send_signals(member))
+
+    async def _send_signals(self, member: Member) -> None:
+        """Signals gather while the ones before are on their way."""
+        while signals := self._signals.pop(member.id, None):
+            await self._tell(member, signals)
+        # Between the look above and this nothing else runs: a later signal starts another task.
+        del self._signalling[member.id]
+
+    async def _tell(self, member: Member, signals: dict[str, int]) -> None:
+        try:
+            await self._ask(member, SignalCall(signals), "", ANSWER_MS)
+        except Exception as error:
+            logger.warning("a signal to %s failed: %s", member.name, error)
+
+    async def _ask(self, member: Member, call: Call, queue: str, timeout_ms: int) -> Reply | None:
+        reply = await self._post(member, call, queue, timeout_ms, ring=None)
+        if isinstance(reply, NeedRing):
+            reply = await self._post(member, call, queue, timeout_ms, self.places.ring().state)
+        match reply:
+            case Refused(code=RedisUnavailable.code):
+                # It has just started, or only its own way to Redis is broken; nothing was done.
+                self._avoid(member, reply.detail)
+                return None
+            case Refused():
+                raise error_of_code(reply.code, reply.detail, reply.fields)
+            case NotOwner(ring=ring) if ring is not None:
+                self.places.adopt_ring(ring)
+                return None
+            case Pushed() | Popped() | Signalled():
+                return reply
+            case _:
+                return None
+
+    async def _post(
+        self, member: Member, call: Call, queue: str, timeout_ms: int, ring: RingState | None
+    ) -> Reply | None:
+        body = encode(Request(self.places.cluster_id, member.id, self.epoch, ring, call))
+        request = asyncio.ensure_future(
+            self._client.post(
+                member.peer_url + _PATHS[type(call)], body, timeout_seconds=timeout_ms / 1_000
+            )
+        )
+        self._waiting[request] = (member.id, queue)
+        try:
+            await asyncio.wait((request,))
+        finally:
+            # Where the call is given up its connection ends, and with it the wait over there.
+            del self._waiting[request]
+            request.cancel()
+        if request.cancelled():
+            return None
+        try:
+            return decode_reply(request.result())
+        except PeerUnreachable as error:
+            self._avoid(member, str(error))
+        except msgspec.MsgspecError:
+            self._avoid(member, "it answers in another format")
+        return None
+
+    def _avoid(self, member: Member, why: str) -> None:
+        now_ms = boottime_ms()
+        if self._avoided_until_ms.get(member.id, 0) <= now_ms:
+            logger.warning("queues of %s are served here for now: %s", member.name, why)
+        self._avoided_until_ms[member.id] = now_ms + AVOID_MS
+        for request, (member_id, _) in list(self._waiting.items()):
+            if member_id == member.id:
+                request.cancel()
