@@ -17,7 +17,9 @@
       Conflict                   409
         LockHeld, WaitTimeout, Cancelled, Deadlock, LockLost, LimitMismatch, NotHolder,
         SessionExists, ConfigConflict, ClusterMismatch, AlreadyBootstrapped,
-        StaleReceipt, Fenced, MessageInFlight
+        StaleReceipt, Fenced, MessageInFlight, ComputeTimeout, ComputeLost
+      LineLost                   410
+      VersionMismatch            412
       LimitReached               429
         QueueFull
       Unavailable                503   nothing was done; may be retried as it is
@@ -50,7 +52,10 @@ class DistSyncError(Exception):
 
 
 class BadRequest(DistSyncError):
-    """A field is missing, of the wrong type or out of range; `field` names it."""
+    """A field is missing, of the wrong type or out of range; `field` names it.
+
+    Of a batch, `errors` tells of each item that is wrong.
+    """
 
     code = "bad_request"
     status = 422
@@ -105,7 +110,7 @@ class RequestIdReused(BadRequest):
 
 
 class NotFound(DistSyncError):
-    """There is no such thing."""
+    """There is no such thing; of a key of the cache, `version` is that of its absence."""
 
     code = "not_found"
     status = 404
@@ -235,6 +240,33 @@ class MessageInFlight(Conflict):
     code = "message_in_flight"
 
 
+class ComputeTimeout(Conflict):
+    """Another caller still computed the key after wait_ms."""
+
+    code = "compute_timeout"
+    retriable = True
+
+
+class ComputeLost(Conflict):
+    """The token is not that of the current computation of the key; nothing was written."""
+
+    code = "compute_lost"
+
+
+class LineLost(DistSyncError):
+    """All nodes that had the newest value are gone; the next PUT or DELETE ends this."""
+
+    code = "line_lost"
+    status = 410
+
+
+class VersionMismatch(DistSyncError):
+    """The key has another `version` than if_version; nothing was written."""
+
+    code = "version_mismatch"
+    status = 412
+
+
 class LimitReached(DistSyncError):
     """Too many waiters, locks, sessions or requests in flight; `limit` names which."""
 
@@ -329,3 +361,18 @@ class StorageFailed(Exception):
 
 class InvariantViolation(Exception):
     """A promise of the code to itself is broken; the node stops rather than go on."""
+
+
+def _codes(kind: type[DistSyncError]) -> dict[str, type[DistSyncError]]:
+    found = {kind.code: kind}
+    for child in kind.__subclasses__():
+        found |= _codes(child)
+    return found
+
+
+_BY_CODE = _codes(DistSyncError)
+
+
+def error_of_code(code: str, detail: str, fields: dict[str, Any]) -> DistSyncError:
+    """Return the error that another node told; one of an unknown code is internal."""
+    return _BY_CODE.get(code, DistSyncError)(detail, **fields)

@@ -1,9 +1,10 @@
 """A node: ports first, then the data directory, then the cluster.
 
 The ports listen before the log is replayed, so that probes are answered from the start. On SIGTERM
-the node becomes unready, hands leadership over, goes on forwarding for `drain_ms`, ends its long
-polls, stops its servers and writes what is queued. Exit codes: 0 after a signal, 2 when it cannot
-start (one line says why), 3 when it had to stop by itself.
+the node becomes unready, hands leadership over, writes the cache back, leaves the ring, goes on
+forwarding for `drain_ms`, ends its long polls, stops its servers and writes what is queued. Exit
+codes: 0 after a signal, 2 when it cannot start (one line says why), 3 when it had to stop by
+itself.
 """
 
 from __future__ import annotations
@@ -25,6 +26,10 @@ from distsync_node.api.direct import direct_protocol
 from distsync_node.api.gateway import Gateway
 from distsync_node.api.options import ApiOptions
 from distsync_node.api.server import HttpProtocol
+from distsync_node.cache.calls import CacheCalls
+from distsync_node.cache.options import CacheOptions
+from distsync_node.cache.service import CacheService
+from distsync_node.cache.types import Durability
 from distsync_node.errors import (
     ConfigConflict,
     DistSyncError,
@@ -34,8 +39,11 @@ from distsync_node.errors import (
 from distsync_node.logs import configure_logging
 from distsync_node.peers.client import PeerClient
 from distsync_node.peers.endpoints import PeerEndpoints
-from distsync_node.peers.inbound import message_protocol
+from distsync_node.peers.inbound import message_protocol, receive_envelopes
 from distsync_node.peers.outbound import Target
+from distsync_node.queues.endpoints import InternalEndpoints
+from distsync_node.queues.owners import Owners
+from distsync_node.queues.service import QueueService
 from distsync_node.raft.types import RaftOptions
 from distsync_node.replica.types import ReplicaOptions
 from distsync_node.services.formation import Formation
@@ -49,7 +57,10 @@ logger = logging.getLogger(__name__)
 # The disk thread must get the interpreter back soon after its fdatasync returns.
 SWITCH_INTERVAL_SECONDS = 0.00005
 TRANSFER_SECONDS = 1.0
+WRITE_BACK_SECONDS = 5.0
+LEAVE_RING_SECONDS = 1.0
 SHUTDOWN_SECONDS = 5
+DIRTY_PART = 4  # of the bytes held here may wait for Redis, and again of those homed here
 GC_THRESHOLDS = (50_000, 20, 50)
 
 
@@ -87,18 +98,29 @@ class _Program:
         peer = _listen(settings.host, settings.peer_port)
         async with PeerClient(settings.secret, settings.name) as client:
             node = _Node(settings, client)
+            queues = QueueService(settings.redis_url, Owners(node, client))
+            cache = CacheService(
+                settings.redis_url,
+                node,
+                lambda url: Target(url, settings.secret, settings.name),
+                options=_cache_options(settings),
+                on_broken=lambda error: self._stopped_by_itself(str(error)),
+            )
             options = ApiOptions(access_log=settings.access_log)
+            calls = CacheCalls(cache, options.command_timeout_ms)
             gateways = (
                 build_public_app(
                     node,
                     node_name=settings.name,
+                    queues=queues,
+                    cache_calls=calls,
                     options=options,
                     on_invariant_violation=self._broken,
                 ),
                 build_peer_app(
                     node,
                     settings.secret,
-                    PeerEndpoints(node).handlers(),
+                    {**PeerEndpoints(node).handlers(), **InternalEndpoints(queues).handlers()},
                     node_name=settings.name,
                     peer_url=settings.advertised_peer_url,
                     client_url=settings.advertised_client_url,
@@ -106,28 +128,40 @@ class _Program:
                     on_invariant_violation=self._broken,
                 ),
             )
+            receivers = {**receive_envelopes(node.receive), **cache.receivers()}
             servers = [
                 _server(gateways[0], direct_protocol(gateways[0])),
-                _server(gateways[1], message_protocol(HttpProtocol, node.receive, settings.secret)),
+                _server(gateways[1], message_protocol(HttpProtocol, receivers, settings.secret)),
             ]
             serving = [
                 asyncio.create_task(server.serve(sockets=[listener]))
                 for server, listener in zip(servers, (public, peer), strict=True)
             ]
             try:
-                await self._serve(node, client)
+                await queues.start()
+                await cache.start()
+                await self._serve(node, client, queues, cache)
             finally:
+                await calls.close()
+                await cache.close()
+                await queues.close()
                 await _close(node, gateways, servers, serving)
         return self._exit_code
 
-    async def _serve(self, node: _Node, client: PeerClient) -> None:
+    async def _serve(
+        self, node: _Node, client: PeerClient, queues: QueueService, cache: CacheService
+    ) -> None:
         settings = self._settings
         storage = await asyncio.to_thread(Storage.open, settings.data_dir)
         try:
             runtime = Runtime(
                 storage,
                 lambda url: Target(url, settings.secret, settings.name),
-                options=ReplicaOptions(voters=settings.voters),
+                options=ReplicaOptions(
+                    voters=settings.voters,
+                    virtual_nodes=settings.virtual_nodes,
+                    acknowledge_at_once=not settings.redis_url,
+                ),
                 raft_options=RaftOptions(
                     heartbeat_ms=settings.heartbeat_ms,
                     election_timeout_min_ms=settings.election_timeout_ms,
@@ -150,9 +184,10 @@ class _Program:
             formation.add_done_callback(self._formation_ended)
             try:
                 await self._stop.wait()
-                await self._drain(node)
+                await self._drain(node, cache)
             finally:
                 node.end_requests()
+                queues.end_polls()
                 formation.cancel()
                 await asyncio.gather(formation, return_exceptions=True)
                 await runtime.close()
@@ -173,7 +208,7 @@ class _Program:
         self._exit_code = 3
         self._stop.set()
 
-    async def _drain(self, node: _Node) -> None:
+    async def _drain(self, node: _Node, cache: CacheService) -> None:
         """Leave in good order: unready, leadership handed over, still forwarding for a while."""
         node.draining = True
         if self._exit_code:
@@ -182,6 +217,9 @@ class _Program:
             with contextlib.suppress(DistSyncError, TimeoutError):
                 async with asyncio.timeout(TRANSFER_SECONDS):
                     await node.transfer_leadership(None)
+        await cache.drain(WRITE_BACK_SECONDS)
+        if node.status().state == "member":
+            await node.leave_ring(LEAVE_RING_SECONDS)
         if self._settings.drain_ms:
             await asyncio.sleep(self._settings.drain_ms / 1_000)
 
@@ -205,6 +243,17 @@ class _Node(NodeService):
         where = await asyncio.to_thread(self._storage.archive)
         self.runtime.stop("the data directory was archived; starting again empty")
         return str(where)
+
+
+def _cache_options(settings: Settings) -> CacheOptions:
+    return CacheOptions(
+        durability=Durability(settings.cache_durability),
+        durability_by_prefix=tuple(
+            (prefix, Durability(mode)) for prefix, mode in settings.cache_durability_by_prefix
+        ),
+        max_bytes=settings.cache_max_bytes,
+        max_dirty_bytes=settings.cache_max_bytes // DIRTY_PART,
+    )
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -78,6 +78,7 @@ class AdminEndpoints:
                     for member in configuration.members
                 ],
                 leader=status.leader.name if status.leader is not None else None,
+                draining=status.draining,
                 peer_url=self._peer_url,
                 client_url=self._client_url,
             )
@@ -135,6 +136,12 @@ class AdminEndpoints:
         return encode(
             TransferResponse(leader=member.name if member is not None else "", member_id=leader)
         )
+
+    async def drain(self, call: Call) -> bytes:
+        """POST /cluster/drain"""
+        with _Logged(call, "drain"):
+            await self._node.drain()
+        return await self.identity(call)
 
     async def archive(self, call: Call) -> bytes:
         """POST /cluster/archive"""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -11,17 +12,26 @@ from fastapi import FastAPI, Request, Response
 from distsync_node import __version__
 from distsync_node.api.admin import AdminEndpoints
 from distsync_node.api.asgi import ASGIApp
+from distsync_node.api.cache import CacheEndpoints
+from distsync_node.api.cache_schemas import MAX_PUT_BYTES
 from distsync_node.api.call import Bodies, Call, Patience
 from distsync_node.api.cluster import ClusterEndpoints
 from distsync_node.api.gateway import SCOPE_KEY, Gateway
+from distsync_node.api.hot_reads import HotReads
 from distsync_node.api.locks import LockEndpoints, encode
-from distsync_node.api.metrics import HttpCollector, Metrics, NodeCollector
+from distsync_node.api.metrics import CacheCollector, HttpCollector, Metrics, NodeCollector
 from distsync_node.api.openapi import build_document
 from distsync_node.api.operations import PEER_OPERATIONS, PUBLIC_OPERATIONS
 from distsync_node.api.options import ApiOptions
+from distsync_node.api.queue_schemas import MAX_PUSH_BYTES
+from distsync_node.api.queues import QueueEndpoints
 from distsync_node.api.reads import LockReads
 from distsync_node.api.routes import Endpoint, Handler, RouteTable
+from distsync_node.cache.calls import CacheCalls
+from distsync_node.cache.limits import MAX_BATCH_BYTES
+from distsync_node.cache.service import no_cache
 from distsync_node.errors import InvariantViolation, StartupError, Unauthorized
+from distsync_node.queues.service import QueueService
 from distsync_node.services.interface import Node
 
 _DEFAULTS = ApiOptions()
@@ -34,12 +44,30 @@ def build_public_app(
     node: Node,
     *,
     node_name: str,
+    queues: QueueService | None = None,
+    cache_calls: CacheCalls | None = None,
     options: ApiOptions = _DEFAULTS,
     on_invariant_violation: OnInvariantViolation | None = None,
 ) -> Gateway:
-    """Return the app of the public port. Call its `close` when the node stops: it ends streams."""
+    """Return the app of the public port. Call its `close` when the node stops: it ends streams.
+
+    Without `queues` or `cache_calls` their endpoints answer 503.
+    """
     patience = Patience(options)
+    large = replace(options, max_body_bytes=max(options.max_body_bytes, MAX_PUSH_BYTES))
+    queue = QueueEndpoints(
+        node, queues or QueueService(""), options, patience, Bodies(large, patience)
+    )
     locks = LockEndpoints(node, options, patience, Bodies(options, patience))
+    calls = cache_calls or CacheCalls(no_cache(), options.command_timeout_ms)
+    cache = CacheEndpoints(
+        node,
+        calls,
+        options,
+        patience,
+        bodies=Bodies(replace(options, max_body_bytes=MAX_PUT_BYTES), patience),
+        batch_bodies=Bodies(replace(options, max_body_bytes=MAX_BATCH_BYTES), patience),
+    )
     reads = LockReads(node, options)
     cluster = ClusterEndpoints(node)
     framework = _Framework(reads)
@@ -55,6 +83,34 @@ def build_public_app(
         "POST /session/close": locks.close_session,
         "GET /lock/{name}": reads.lock,
         "GET /locks": reads.locks,
+        "POST /queue/push": queue.push,
+        "POST /queue/pop": queue.pop,
+        "POST /queue/ack": queue.ack,
+        "POST /queue/nack": queue.nack,
+        "POST /queue/extend": queue.extend,
+        "GET /queues": queue.list_names,
+        "GET /queue/{name}": queue.stats,
+        "GET /queue/{name}/peek": queue.peek,
+        "GET /queue/{name}/messages": queue.list_messages,
+        "GET /queue/{name}/messages/{id}": queue.get_message,
+        "DELETE /queue/{name}/messages/{id}": queue.cancel_message,
+        "PUT /queue/{name}/config": queue.configure,
+        "GET /queue/{name}/schedules": queue.list_schedules,
+        "PUT /queue/{name}/schedules/{id}": queue.put_schedule,
+        "DELETE /queue/{name}/schedules/{id}": queue.delete_schedule,
+        "POST /queue/{name}/pause": queue.pause,
+        "POST /queue/{name}/resume": queue.resume,
+        "POST /queue/{name}/purge": queue.purge,
+        "POST /queue/{name}/redrive": queue.redrive,
+        "GET /cache": cache.stats,
+        "GET /cache/{key}": cache.get,
+        "PUT /cache/{key}": cache.put,
+        "DELETE /cache/{key}": cache.delete,
+        "DELETE /cache/{key}/compute": cache.give_up,
+        "POST /cache/batch": cache.batch,
+        "POST /cache/compute": cache.compute,
+        "POST /cache/invalidate_tag": cache.invalidate_tag,
+        "GET /debug/cache/lines": cache.lines,
         "GET /cluster/status": cluster.status,
         "GET /cluster/ring": cluster.ring,
         "GET /healthz": cluster.health,
@@ -69,8 +125,13 @@ def build_public_app(
         closers=(reads.close,),
         on_invariant_violation=on_invariant_violation,
     )
+    if not options.access_log:
+        route = gateway.endpoint("GET", "/cache/{key}")
+        gateway.hot_get = HotReads(calls, route.metrics, gateway.common_headers).answer
     framework.metrics = Metrics(
-        HttpCollector(gateway.metrics, lambda: gateway.in_flight), NodeCollector(node)
+        HttpCollector(gateway.metrics, lambda: gateway.in_flight),
+        NodeCollector(node),
+        CacheCollector(calls.service),
     )
     return gateway
 
@@ -117,6 +178,7 @@ def build_peer_app(
         "POST /cluster/members/{id}/promote": admin.promote_member,
         "POST /cluster/members/{id}/demote": admin.demote_member,
         "POST /cluster/transfer": admin.transfer,
+        "POST /cluster/drain": admin.drain,
         "POST /cluster/archive": admin.archive,
         "POST /lock/force_release": admin.force_release,
         "GET /healthz": cluster.health,
@@ -177,7 +239,8 @@ class _Framework(FastAPI):
             PUBLIC_OPERATIONS,
             title="DistSync",
             description=(
-                "Locks for the applications of a cluster. Any node takes any call;"
+                "Locks, queues and a coherent cache for the applications of a cluster. Any node"
+                " takes any call;"
                 " `Distsync-Leader` says where locks are decided, which saves a hop. Durations are"
                 " integer milliseconds. Errors are problem+json: look at `code`, and retry only"
                 " where `retriable` says so."

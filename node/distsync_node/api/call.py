@@ -12,7 +12,8 @@ import asyncio
 import itertools
 import re
 import secrets
-from typing import Literal, TypeAlias, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import msgspec
 
@@ -40,7 +41,13 @@ _ERROR_FIELD = re.compile(r"(?:required|unknown) field `(?P<field>[^`]*)`")
 _process_prefix = secrets.token_hex(6)
 _counter = itertools.count(1)
 
+OK = 200
+NOT_MODIFIED = 304
+JSON: Header = (b"content-type", b"application/json")
+
 T = TypeVar("T")
+ItemCheck: TypeAlias = Callable[[Mapping[str, Any]], list[dict[str, Any]]]
+"""Returns the `errors` of a body that was refused: which items of its batch are wrong."""
 Answered: TypeAlias = tuple[int, list[Header], bytes]  # status, headers, body
 
 
@@ -63,15 +70,19 @@ class Call:
         "client",
         "content_length",
         "content_type",
+        "headers",
         "id",
         "interruption",
         "is_id_minted",
         "metrics",
-        "parameter",
+        "owner_url",
+        "parameters",
         "receive",
         "request_id",
         "scope",
+        "status",
         "task",
+        "undelivered",
         "watcher",
     )
 
@@ -81,6 +92,8 @@ class Call:
         self.body = body  # once all of it is here
         self.metrics: RouteMetrics | None = None  # of the route, once that is known
         self.answer: Answered | None = None
+        self.status = OK
+        self.headers: list[Header] = [JSON]  # of the answer that its handler gives
         self.id = ""
         self.is_id_minted = True
         self.request_id: str | None = None
@@ -88,9 +101,11 @@ class Call:
         self.authorization: bytes | None = None
         self.content_type: bytes | None = None
         self.content_length: bytes | None = None
-        self.parameter = b""  # the raw segment that matched `{...}` of the route
+        self.owner_url: str | None = None  # where clients reach the owner of what was asked for
+        self.parameters: tuple[bytes, ...] = ()  # the raw segments that matched `{...}`
         self.task: asyncio.Task[object] | None = None
         self.watcher: asyncio.Task[None] | None = None
+        self.undelivered: Callable[[], None] | None = None  # no byte of the answer was written
         self.interruption: Literal["timeout", "gone"] | None = None
 
     def read_headers(self, options: ApiOptions) -> None:
@@ -117,6 +132,15 @@ class Call:
         client = headers.get(b"distsync-client")
         if client is not None:
             self.client = _client_id(client)
+
+    async def has_gone(self) -> bool:
+        """Return whether the client has closed its connection, so far as is known now."""
+        listening = asyncio.ensure_future(self.receive())
+        await asyncio.sleep(0)  # lets it begin
+        if not listening.done():
+            listening.cancel()
+            return False
+        return bool(listening.result()["type"] == "http.disconnect")
 
     def name_command(self, given: str | None) -> str:
         """Return the id of the command of this call: the one given, else one of our own.
@@ -232,8 +256,10 @@ class Bodies:
         self._max_bytes = options.max_body_bytes
         self._patience = patience
 
-    async def read(self, call: Call, decoder: msgspec.json.Decoder[T]) -> T:
-        """Return the body, decoded and checked.
+    async def read(
+        self, call: Call, decoder: msgspec.json.Decoder[T], check_items: ItemCheck | None = None
+    ) -> T:
+        """Return the body, decoded and checked; `check_items` tells more of a batch that is not.
 
         Raises:
             UnsupportedMediaType, PayloadTooLarge, MalformedBody, BadRequest, RequestTimeout.
@@ -243,7 +269,11 @@ class Bodies:
             media_type is None or not _MEDIA_TYPE.fullmatch(media_type.strip())
         ):
             raise UnsupportedMediaType("send the body as `Content-Type: application/json`")
-        return _decode(await self._receive(call), decoder)
+        return _decode(await self._receive(call), decoder, check_items)
+
+    async def read_raw(self, call: Call) -> bytes:
+        """Return the body, whatever it is. Raises PayloadTooLarge, RequestTimeout."""
+        return await self._receive(call)
 
     async def read_optional(self, call: Call, decoder: msgspec.json.Decoder[T]) -> T:
         """Return the body; none at all counts as `{}`. Raises as `read`."""
@@ -291,7 +321,9 @@ class Bodies:
         return PayloadTooLarge(f"the body is larger than {self._max_bytes} bytes")
 
 
-def _decode(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
+def _decode(
+    body: bytes, decoder: msgspec.json.Decoder[T], check_items: ItemCheck | None = None
+) -> T:
     try:
         try:
             return decoder.decode(body)
@@ -301,9 +333,12 @@ def _decode(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise MalformedBody(f"the body is not JSON: {error}") from None
     try:
-        return msgspec.convert(_with_integers(value), decoder.type)
+        return decoder.decode(msgspec.json.encode(_with_integers(value)))
     except msgspec.ValidationError as error:
-        raise field_error(error) from None
+        refused = field_error(error)
+        if check_items is not None and isinstance(value, dict):
+            refused.fields["errors"] = check_items(value)
+        raise refused from None
 
 
 def _with_integers(value: object) -> object:
@@ -316,14 +351,16 @@ def _with_integers(value: object) -> object:
     }
 
 
-def field_error(error: msgspec.ValidationError) -> BadRequest:
-    """Turn a message of the decoder into a problem that names the field."""
+def field_error(error: msgspec.ValidationError, within: str = "") -> BadRequest:
+    """Turn a message of the decoder into a problem that names the field, which is `within` one."""
     text = str(error)
     located = _ERROR_PATH.search(text)
     named = _ERROR_FIELD.search(text)
     path = located["path"] if located else ""
     if named:
         path = f"{path}.{named['field']}" if path else named["field"]
+    if within:
+        path = f"{within}.{path}" if path else within
     sentence = text[: located.start()] if located else text
     if not path:
         return BadRequest(sentence, field="body")

@@ -11,12 +11,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from functools import lru_cache
 from time import perf_counter
 from urllib.parse import quote
 
 from distsync_node import logs
 from distsync_node.api.asgi import ASGIApp, Header, Message, Receive, Scope, Send
-from distsync_node.api.call import Answered, Call, ClientGone, interruption_of
+from distsync_node.api.call import NOT_MODIFIED, Answered, Call, ClientGone, interruption_of
 from distsync_node.api.metrics import RouteMetrics
 from distsync_node.api.options import ApiOptions
 from distsync_node.api.problems import encode_problem, problem_headers, problem_of
@@ -30,18 +31,19 @@ from distsync_node.errors import (
 )
 from distsync_node.services.interface import Node
 
-OK = 200
 CLIENT_GONE = 499
 SERVER_ERROR = 500
 DRAIN_BYTES = 4 << 20
 DRAIN_S = 2.0
 SCOPE_KEY = "distsync.call"
 
-_JSON: Header = (b"content-type", b"application/json")
 _HEADER_SAFE = "".join(map(chr, range(0x20, 0x7F)))
 
 _logger = logging.getLogger("distsync.api")
 _access_logger = logging.getLogger("distsync.access")
+
+HotGet = Callable[[bytes, list[tuple[bytes, bytes]]], bytes | None]
+"""Gives the whole answer to the GET of a URL with these headers; None: it goes the long way."""
 
 Admit = Callable[[Call], None]
 
@@ -49,6 +51,12 @@ Admit = Callable[[Call], None]
 def header_value(text: str) -> bytes:
     """Return text as a header value; what does not belong into one is percent-encoded."""
     return quote(text, safe=_HEADER_SAFE).encode("ascii")
+
+
+@lru_cache(maxsize=64)
+def owner_header(url: str) -> Header:
+    """Return the header that says where the owner of what was asked for is."""
+    return b"distsync-owner", header_value(url)
 
 
 class Gateway:
@@ -82,6 +90,7 @@ class Gateway:
         self._node_header: Header = (b"distsync-node", header_value(node_name))
         self._leader_url: str | None = None
         self._leader_header: Header = (b"distsync-leader", b"")
+        self.hot_get: HotGet | None = None
         self._log_budget = _Budget(options.max_problem_logs_per_s)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -107,8 +116,11 @@ class Gateway:
         if endpoint.handler is None:
             return await self._hand_on(endpoint, call, send)
         body = await endpoint.handler(call)
-        await _send(send, call, OK, [*self._headers(call), _JSON], body)
-        return OK
+        if call.undelivered is not None and await call.has_gone():
+            call.undelivered()
+            raise ClientGone
+        await _send(send, call, call.status, [*self._headers(call), *call.headers], body)
+        return call.status
 
     async def direct(self, call: Call, handler: Handler, endpoint: Endpoint) -> Answered | None:
         """Answer a request whose body is here already (`call.body`); None: the client has gone."""
@@ -123,12 +135,16 @@ class Gateway:
         self._begin(call)
         self._check_limits(call, b"", endpoint)
         body = await handler(call)
-        call.answer = (OK, [*self._headers(call), _JSON], body)
-        return OK
+        call.answer = (call.status, [*self._headers(call), *call.headers], body)
+        return call.status
 
     def direct_endpoints(self) -> dict[bytes, tuple[Handler, Endpoint]]:
         """Return what may be answered by `direct`: POST of a body, by raw path."""
         return self._routes.handlers_of("POST")
+
+    def endpoint(self, method: str, template: str) -> Endpoint:
+        """Return an endpoint by its template."""
+        return self._routes.endpoint(method, template)
 
     def _begin(self, call: Call) -> None:
         call.read_headers(self.options)
@@ -215,7 +231,14 @@ class Gateway:
     # --- Ways out -------------------------------------------------------------------------
 
     def _headers(self, call: Call) -> list[Header]:
-        headers = [self._node_header, (b"x-request-id", call.id.encode())]
+        headers = [*self.common_headers(), (b"x-request-id", call.id.encode())]
+        if call.owner_url is not None:
+            headers.append(owner_header(call.owner_url))
+        return headers
+
+    def common_headers(self) -> list[Header]:
+        """Return the headers of every answer, whatever was asked for."""
+        headers = [self._node_header]
         leader_url = self._node.leader_client_url()
         if leader_url:
             if leader_url != self._leader_url:
@@ -275,7 +298,8 @@ class Gateway:
 
 
 async def _send(send: Send, call: Call, status: int, headers: list[Header], body: bytes) -> None:
-    headers.append((b"content-length", str(len(body)).encode()))
+    if status != NOT_MODIFIED:
+        headers.append((b"content-length", str(len(body)).encode()))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     if call.scope["method"] == "HEAD":
         body = b""

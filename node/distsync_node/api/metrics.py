@@ -14,12 +14,22 @@
 | `distsync_locks_held`, `distsync_lock_grants`, `distsync_lock_waiters` | | of the local replica |
 | `distsync_sessions`, `distsync_remembered_requests` | | of the local replica |
 | `distsync_ready`, `distsync_disk_full` | | 0 or 1 |
+| `distsync_cache_lines` | state | lines of this node in M, E, S |
+| `distsync_cache_bytes`, `_max_bytes`, `_dirty_bytes`, `_kept_bytes` | | of this node |
+| `distsync_cache_oldest_dirty_seconds` | | of keys whose home this node is |
+| `distsync_cache_settled` | | 1: the crash of one node loses nothing of what this one answers for |
+| `distsync_cache_hits_total` | | reads served from the lines here |
+| `distsync_cache_misses_total` | reason | reads that were not; reasons below |
+| `distsync_cache_snoops_total`, `_invalidations_total` | | asked of this node by others |
+| `distsync_cache_write_backs_total` | | values that Redis took from this node |
+| `distsync_cache_evictions_total`, `_dropped_total` | | for want of room; lost with a lease |
 | `distsync_build_info` | version | 1 |
 
-and the usual `process_*` and `python_gc_*`. `route` is the template of the path, never the path, so
-the number of series is bounded. The request path pays for two list increments: the client library's
-own histograms cost more than the rest of a request, so these are kept by hand and handed over when
-they are read.
+and the usual `process_*` and `python_gc_*`. A miss is `absent`, `invalidated`, `evicted`,
+`expired`, `no_lease` or `on_its_way` (`cache/misses.py` says when). `route` is the template of the
+path, never the path, so the number of series is bounded. The request path pays for two list
+increments: the client library's own histograms cost more than the rest of a request, so these are
+kept by hand and handed over when they are read.
 """
 
 from __future__ import annotations
@@ -40,7 +50,8 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from distsync_node import __version__
-from distsync_node.errors import Uninitialised
+from distsync_node.cache.service import CacheService, CacheStats
+from distsync_node.errors import Unavailable, Uninitialised
 from distsync_node.locks.views import Counts
 from distsync_node.services.interface import Node, NodeStatus
 
@@ -129,6 +140,53 @@ class NodeCollector(Collector):
     def describe(self) -> Iterable[Metric]:
         """Nothing: the node may not have started when this is registered."""
         return ()
+
+
+class CacheCollector(Collector):
+    """The cache of this node."""
+
+    def __init__(self, cache: CacheService) -> None:
+        self._cache = cache
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metrics as they are now; none without a cache."""
+        with contextlib.suppress(Unavailable):
+            yield from _cache_metrics(self._cache.stats())
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing: the node may not have started when this is registered."""
+        return ()
+
+
+def _cache_metrics(stats: CacheStats) -> Iterator[Metric]:
+    lines = GaugeMetricFamily("distsync_cache_lines", "Lines by state", labels=("state",))
+    for state, count in stats.lines.items():
+        lines.add_metric([state], count)
+    yield lines
+    misses = CounterMetricFamily(
+        "distsync_cache_misses", "Reads not served here", labels=("reason",)
+    )
+    for reason, count in stats.misses.items():
+        misses.add_metric([reason], count)
+    yield misses
+    yield _gauge("cache_bytes", "Bytes of lines", stats.bytes)
+    yield _gauge("cache_max_bytes", "How many there may be", stats.max_bytes)
+    yield _gauge("cache_dirty_bytes", "Bytes that Redis does not have", stats.dirty_bytes)
+    yield _gauge("cache_kept_bytes", "Bytes kept for the safety of others", stats.kept_bytes)
+    yield _gauge(
+        "cache_oldest_dirty_seconds", "Since when a value waits", stats.oldest_dirty_ms / 1_000
+    )
+    yield _gauge("cache_settled", "Whether the crash of one node loses nothing", stats.settled)
+    yield _counter("cache_hits", "Reads served here", stats.hits)
+    yield _counter("cache_snoops", "Lines that another node read", stats.snoops)
+    yield _counter("cache_invalidations", "Lines that another node wrote", stats.invalidations)
+    yield _counter("cache_write_backs", "Values written to Redis", stats.write_backs)
+    yield _counter("cache_evictions", "Lines that had to go for want of room", stats.evictions)
+    yield _counter("cache_dropped", "Values lost with a lease (local durability)", stats.dropped)
+
+
+def _counter(name: str, what: str, value: float) -> CounterMetricFamily:
+    return CounterMetricFamily(f"distsync_{name}", what, value=float(value))
 
 
 def _gauge(name: str, what: str, value: float) -> GaugeMetricFamily:

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from distsync_node import __version__, errors
-from distsync_node.api.operations import Operation
+from distsync_node.api.operation import Operation
 from distsync_node.api.problems import PROBLEM_TYPE, problem_of
 from distsync_node.api.schemas import MAX_BODY_BYTES, Problem
 from distsync_node.errors import DistSyncError
@@ -53,6 +53,23 @@ _SAMPLES: tuple[DistSyncError, ...] = (
     errors.ShuttingDown("this node is draining"),
     errors.OutcomeUnknown("no outcome in time; retry with the same request_id to learn it"),
     errors.DiskFull("the disk of the leader is full; free space, or wait for another leader"),
+    errors.QueueNotFound("there is no queue 'emails'"),
+    errors.MessageNotFound("queue 'emails' has no message '9f1c2e7ab04d11c35e60-0'"),
+    errors.MessageInFlight("message '9f1c2e7ab04d11c35e60-0' is claimed by a consumer"),
+    errors.StaleReceipt(
+        "the claims of 1 receipts have ended",
+        stale=["9f1c2e7ab04d11c35e60-0.4be1a7c09d2f8e31.5d0c1b7a"],
+    ),
+    errors.Fenced("lock 'orders/42' has had a newer grant (1843) than 1842", newest=1843),
+    errors.QueueFull("queue 'emails' holds 100 of at most 100 messages", limit="max_length"),
+    errors.RedisUnavailable("redis does not answer"),
+    errors.ComputeTimeout("another caller still computes this key"),
+    errors.ComputeLost("another caller may compute this key by now; nothing was written"),
+    errors.LineLost("all nodes that had the newest value of 'users/42' are gone"),
+    errors.VersionMismatch("the key has version 7.12", version="7.12"),
+    errors.NotFound("the cache has no 'users/42'", version="7.13"),
+    errors.Unavailable("the home of the key did not answer in time; nothing was done"),
+    errors.RedisFull("redis has no memory left (maxmemory); nothing was done"),
 )
 _SAMPLE_OF = {type(sample): sample for sample in _SAMPLES}
 
@@ -73,6 +90,13 @@ _HEADERS: dict[str, Any] = {
         "description": "Where clients reach the leader, if one is known",
         "schema": {"type": "string"},
     },
+    "Distsync-Owner": {
+        "description": (
+            "Where clients reach the node that owns the queue, or is the home of the key; asking it"
+            " saves a hop"
+        ),
+        "schema": {"type": "string"},
+    },
     "Distsync-Node": {
         "description": "Name of the node that answered",
         "schema": {"type": "string"},
@@ -81,11 +105,43 @@ _HEADERS: dict[str, Any] = {
         "description": "Names this request in the logs; your own if you sent one",
         "schema": {"type": "string"},
     },
+    "ETag": {
+        "description": "The version of the value, in double quotes",
+        "schema": {"type": "string"},
+    },
+    "Distsync-Cache": {
+        "description": "Whether the node that answered had the value itself",
+        "schema": {"enum": ["hit", "miss"]},
+    },
+    "Distsync-State": {
+        "description": "Of bytes: the state of the line at the node that answered",
+        "schema": {"enum": ["M", "E", "S", "I"]},
+    },
+    "Distsync-Ttl-Ms": {
+        "description": "Of bytes that expire: what remains, milliseconds",
+        "schema": {"type": "string", "pattern": "^[0-9]+$"},
+    },
     "Retry-After": {
         "description": "Try again after so many seconds",
         "schema": {"type": "integer", "minimum": 0},
     },
 }
+_CONDITIONS: dict[str, dict[str, Any]] = {
+    "If-None-Match": {
+        "description": "An ETag: 304 if the value has that version",
+        "schema": {"type": "string", "pattern": "^[ -~]*$"},
+        "example": '"7.12"',
+    },
+    "If-Match": {
+        "description": "An ETag; the same as if_version",
+        "schema": {
+            "type": "string",
+            "pattern": r'^"(0|[1-9][0-9]{0,15})\.(0|[1-9][0-9]{0,15})"$',
+        },
+    },
+}
+_OCTETS = "application/octet-stream"
+_BYTES = {"type": "string", "contentMediaType": _OCTETS}
 _CLIENT_HEADER: dict[str, Any] = {
     "name": "Distsync-Client",
     "in": "header",
@@ -144,6 +200,12 @@ def _operation(operation: Operation) -> dict[str, Any]:
         "parameters": _parameters(operation),
         "responses": {"200": _answer(operation), **_problems(operation.errors)},
     }
+    if operation.has_etag:
+        described["responses"]["304"] = {
+            "description": "The value has the version of If-None-Match",
+            "headers": _header_references("ETag", "Distsync-Cache", "Distsync-Owner"),
+            "content": {},
+        }
     if operation.description:
         described["description"] = operation.description
     if operation.request is not None:
@@ -156,13 +218,15 @@ def _operation(operation: Operation) -> dict[str, Any]:
                 }
             },
         }
+        if operation.is_raw:
+            content = described["requestBody"]["content"]
+            content[_OCTETS] = {"schema": _BYTES, "examples": {"bytes": {"value": "hello"}}}
     return described
 
 
 def _parameters(operation: Operation) -> list[dict[str, Any]]:
     parameters = [_CLIENT_HEADER] if operation.request is not None else []
-    if operation.path_parameter is not None:
-        name, kind, example = operation.path_parameter
+    for name, kind, example in operation.path_parameters:
         schema, _ = msgspec.json.schema_components([kind])
         parameters.append(
             {
@@ -176,8 +240,15 @@ def _parameters(operation: Operation) -> list[dict[str, Any]]:
         )
     if operation.query is not None:
         _, components = msgspec.json.schema_components([operation.query])
-        for name, schema in components[operation.query.__name__]["properties"].items():
-            parameters.append({"name": name, "in": "query", "required": False, "schema": schema})
+        described = components[operation.query.__name__]
+        for name, schema in described["properties"].items():
+            required = name in described.get("required", ())
+            parameters.append({"name": name, "in": "query", "required": required, "schema": schema})
+    conditions = ("If-None-Match",) * operation.has_etag + ("If-Match",) * operation.if_match
+    parameters += [
+        {"name": name, "in": "header", "required": False, **_CONDITIONS[name]}
+        for name in conditions
+    ]
     return parameters
 
 
@@ -186,11 +257,16 @@ def _answer(operation: Operation) -> dict[str, Any]:
         media_type, schema = operation.response, operation.schema or {"type": "string"}
     else:
         media_type, schema = "application/json", _reference(operation.response)
-    return {
-        "description": "Done",
-        "headers": _header_references("Distsync-Leader", "Distsync-Node", "X-Request-Id"),
-        "content": {media_type: {"schema": schema, "examples": _examples(operation.answers)}},
-    }
+    names = ["Distsync-Leader", "Distsync-Node", "X-Request-Id"]
+    if operation.tag in ("queues", "cache"):
+        names.append("Distsync-Owner")
+    if operation.has_etag:
+        names += ["ETag", "Distsync-Cache"]
+    content = {media_type: {"schema": schema, "examples": _examples(operation.answers)}}
+    if operation.is_raw and operation.has_etag:
+        names += ["Distsync-State", "Distsync-Ttl-Ms"]
+        content[_OCTETS] = {"schema": _BYTES, "examples": {"bytes": {"value": "hello"}}}
+    return {"description": "Done", "headers": _header_references(*names), "content": content}
 
 
 def _problems(kinds: tuple[type[DistSyncError], ...]) -> dict[str, Any]:

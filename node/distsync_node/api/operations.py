@@ -2,58 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
 from distsync_node import errors
 from distsync_node.api import schemas
-from distsync_node.errors import DistSyncError
+from distsync_node.api.cache_operations import CACHE_OPERATIONS
+from distsync_node.api.operation import ALWAYS, BODY, LIMITED, NODE, Errors, Operation
+from distsync_node.api.queue_operations import QUEUE_OPERATIONS
 
-Errors = tuple[type[DistSyncError], ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Operation:
-    """One method of one path. `request` and `response` are structs, or a media type of text."""
-
-    method: str
-    path: str
-    id: str
-    tag: str
-    summary: str
-    description: str = ""
-    request: type[msgspec.Struct] | None = None
-    is_body_optional: bool = False
-    requests: dict[str, Any] = field(default_factory=dict)  # examples by name
-    response: type[msgspec.Struct] | str
-    schema: dict[str, Any] | None = None  # of a response that is a media type
-    answers: dict[str, Any]  # examples by name
-    query: type[msgspec.Struct] | None = None
-    path_parameter: tuple[str, Any, str] | None = None  # name, its type, an example
-    errors: Errors = ()
-
-
-_ALWAYS: Errors = (
-    errors.PathTooLong,
-    errors.BadRequest,
-    errors.HeadersTooLarge,
-)
-_LIMITED: Errors = (*_ALWAYS, errors.LimitReached)
-_NODE: Errors = (
-    errors.NoLeader,
-    errors.Uninitialised,
-    errors.MemberRemoved,
-    errors.ShuttingDown,
-)
-_BODY: Errors = (
-    errors.MalformedBody,
-    errors.RequestTimeout,
-    errors.PayloadTooLarge,
-    errors.UnsupportedMediaType,
-)
-_COMMAND: Errors = (*_LIMITED, *_BODY, *_NODE, errors.OutcomeUnknown, errors.DiskFull)
+_COMMAND: Errors = (*LIMITED, *BODY, *NODE, errors.OutcomeUnknown, errors.DiskFull)
 _KEYED: Errors = (*_COMMAND, errors.RequestIdReused)
 
 _GRANT = {
@@ -291,8 +250,8 @@ LOCK_OPERATIONS = (
         description="Linearizable. A lock that nobody holds or wants is free, not missing.",
         response=schemas.LockResponse,
         answers={"held": _LOCK, "free": _FREE_LOCK},
-        path_parameter=_LOCK_NAME,
-        errors=(*_LIMITED, *_NODE),
+        path_parameters=(_LOCK_NAME,),
+        errors=(*LIMITED, *NODE),
     ),
     Operation(
         method="GET",
@@ -304,7 +263,7 @@ LOCK_OPERATIONS = (
         response=schemas.LocksResponse,
         answers={"page": {"locks": [_LOCK], "next": None}},
         query=schemas.LocksQuery,
-        errors=(*_LIMITED, *_NODE),
+        errors=(*LIMITED, *NODE),
     ),
     Operation(
         method="GET",
@@ -331,8 +290,8 @@ LOCK_OPERATIONS = (
             "required": ["event", "data"],
         },
         answers={"event": {"event": "lock", "data": msgspec.json.encode(_FREE_LOCK).decode()}},
-        path_parameter=_LOCK_NAME,
-        errors=(*_LIMITED, *_NODE),
+        path_parameters=(_LOCK_NAME,),
+        errors=(*LIMITED, *NODE),
     ),
 )
 
@@ -409,7 +368,7 @@ NODE_OPERATIONS = (
         description="Served without asking others, so it answers during an outage.",
         response=schemas.StatusResponse,
         answers={"leader": _STATUS},
-        errors=_LIMITED,
+        errors=LIMITED,
     ),
     Operation(
         method="GET",
@@ -422,7 +381,7 @@ NODE_OPERATIONS = (
         query=schemas.RingQuery,
         response=schemas.RingResponse,
         answers={"one_node": _RING},
-        errors=(*_LIMITED, errors.BadRequest),
+        errors=(*LIMITED, errors.BadRequest),
     ),
     Operation(
         method="GET",
@@ -432,7 +391,7 @@ NODE_OPERATIONS = (
         summary="Whether the process answers",
         response=schemas.HealthResponse,
         answers={"ok": {"status": "ok"}},
-        errors=_ALWAYS,
+        errors=ALWAYS,
     ),
     Operation(
         method="GET",
@@ -443,7 +402,7 @@ NODE_OPERATIONS = (
         description="503 until it is a member that knows a leader, and while it drains.",
         response=schemas.ReadyResponse,
         answers={"ready": {"status": "ready"}},
-        errors=(*_ALWAYS, *_NODE),
+        errors=(*ALWAYS, *NODE),
     ),
     Operation(
         method="GET",
@@ -453,21 +412,39 @@ NODE_OPERATIONS = (
         summary="Metrics for Prometheus",
         response="text/plain",
         answers={"some": "distsync_raft_has_leader 1.0\n"},
-        errors=_ALWAYS,
+        errors=ALWAYS,
     ),
 )
 
-PUBLIC_OPERATIONS = (*LOCK_OPERATIONS, *SESSION_OPERATIONS, *NODE_OPERATIONS)
+PUBLIC_OPERATIONS = (
+    *LOCK_OPERATIONS,
+    *SESSION_OPERATIONS,
+    *QUEUE_OPERATIONS,
+    *CACHE_OPERATIONS,
+    *NODE_OPERATIONS,
+)
 
 _MEMBER_ID = ("id", schemas.MemberIdText, "m-3f9a6c21")
 _ADMIN: Errors = (
-    *_LIMITED,
-    *_NODE,
+    *LIMITED,
+    *NODE,
     errors.Unauthorized,
     errors.OutcomeUnknown,
     errors.DiskFull,
 )
 _CHANGE: Errors = (*_ADMIN, errors.ConfigConflict)
+
+_IDENTITY = {
+    "member_id": "m-3f9a6c21",
+    "name": "node-1",
+    "state": "member",
+    "cluster_id": "c-9be14d",
+    "config_index": 7,
+    "members": [_MEMBER],
+    "leader": "node-1",
+    "peer_url": _MEMBER["peer_url"],
+    "client_url": _MEMBER["client_url"],
+}
 
 PEER_OPERATIONS = (
     Operation(
@@ -477,20 +454,8 @@ PEER_OPERATIONS = (
         tag="administration",
         summary="Who listens here",
         response=schemas.IdentityResponse,
-        answers={
-            "member": {
-                "member_id": "m-3f9a6c21",
-                "name": "node-1",
-                "state": "member",
-                "cluster_id": "c-9be14d",
-                "config_index": 7,
-                "members": [_MEMBER],
-                "leader": "node-1",
-                "peer_url": _MEMBER["peer_url"],
-                "client_url": _MEMBER["client_url"],
-            }
-        },
-        errors=(*_LIMITED, errors.Unauthorized),
+        answers={"member": _IDENTITY},
+        errors=(*LIMITED, errors.Unauthorized),
     ),
     Operation(
         method="POST",
@@ -519,7 +484,7 @@ PEER_OPERATIONS = (
         },
         errors=(
             *_ADMIN,
-            *_BODY,
+            *BODY,
             errors.ConfigConflict,
             errors.AlreadyBootstrapped,
             errors.ClusterMismatch,
@@ -535,7 +500,7 @@ PEER_OPERATIONS = (
         requests={"learner": {**_MEMBER, "expected_config_index": 7}},
         response=schemas.ConfigurationResponse,
         answers={"added": _CONFIGURATION},
-        errors=(*_CHANGE, *_BODY),
+        errors=(*_CHANGE, *BODY),
     ),
     Operation(
         method="DELETE",
@@ -546,7 +511,7 @@ PEER_OPERATIONS = (
         response=schemas.ConfigurationResponse,
         answers={"removed": _CONFIGURATION},
         query=schemas.ChangeMemberRequest,
-        path_parameter=_MEMBER_ID,
+        path_parameters=(_MEMBER_ID,),
         errors=_CHANGE,
     ),
     Operation(
@@ -560,8 +525,8 @@ PEER_OPERATIONS = (
         requests={"checked": {"expected_config_index": 7}},
         response=schemas.ConfigurationResponse,
         answers={"promoted": _CONFIGURATION},
-        path_parameter=_MEMBER_ID,
-        errors=(*_CHANGE, *_BODY),
+        path_parameters=(_MEMBER_ID,),
+        errors=(*_CHANGE, *BODY),
     ),
     Operation(
         method="POST",
@@ -574,8 +539,8 @@ PEER_OPERATIONS = (
         requests={"checked": {"expected_config_index": 7}},
         response=schemas.ConfigurationResponse,
         answers={"demoted": _CONFIGURATION},
-        path_parameter=_MEMBER_ID,
-        errors=(*_CHANGE, *_BODY),
+        path_parameters=(_MEMBER_ID,),
+        errors=(*_CHANGE, *BODY),
     ),
     Operation(
         method="POST",
@@ -589,7 +554,18 @@ PEER_OPERATIONS = (
         requests={"anyone": {}, "someone": {"target": "m-3f9a6c21"}},
         response=schemas.TransferResponse,
         answers={"done": {"leader": "node-1", "member_id": "m-3f9a6c21"}},
-        errors=(*_CHANGE, *_BODY),
+        errors=(*_CHANGE, *BODY),
+    ),
+    Operation(
+        method="POST",
+        path="/cluster/drain",
+        id="drain",
+        tag="administration",
+        summary="Have this node become unready and leave the ring",
+        description="It goes on forwarding, and votes; only a restart makes it serve again.",
+        response=schemas.IdentityResponse,
+        answers={"draining": {**_IDENTITY, "draining": True}},
+        errors=_CHANGE,
     ),
     Operation(
         method="POST",
@@ -613,7 +589,7 @@ PEER_OPERATIONS = (
         requests={"one": _HELD, "all": {"name": "orders/42"}},
         response=schemas.ReleasedResponse,
         answers={"released": {"released": True}},
-        errors=(*_ADMIN, *_BODY, errors.RequestIdReused, errors.NotHolder),
+        errors=(*_ADMIN, *BODY, errors.RequestIdReused, errors.NotHolder),
     ),
     Operation(
         method="GET",
@@ -623,6 +599,6 @@ PEER_OPERATIONS = (
         summary="Whether the process answers",
         response=schemas.HealthResponse,
         answers={"ok": {"status": "ok"}},
-        errors=(*_ALWAYS, errors.Unauthorized),
+        errors=(*ALWAYS, errors.Unauthorized),
     ),
 )

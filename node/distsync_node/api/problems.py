@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from distsync_node.api.asgi import Header
-from distsync_node.api.schemas import Problem
+from distsync_node.api.schemas import ItemProblem, Problem
 from distsync_node.errors import DistSyncError, MethodNotAllowed, Unauthorized
 
 PROBLEM_TYPE = b"application/problem+json"
@@ -29,6 +29,10 @@ def problem_of(error: DistSyncError, *, request_id: str | None, leader: str | No
         leader=leader if error.status in (503, 504) else None,
         cycle=fields.get("cycle"),
         limit=fields.get("limit"),
+        stale=fields.get("stale"),
+        newest=fields.get("newest"),
+        version=fields.get("version"),
+        errors=[ItemProblem(**one) for one in fields.get("errors") or ()] or None,
     )
 
 

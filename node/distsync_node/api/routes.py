@@ -22,7 +22,7 @@ ALIAS = b"/v1"
 
 Handler: TypeAlias = Callable[[Call], Awaitable[bytes]]
 
-_BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
+BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 
 
 class Endpoint:
@@ -71,6 +71,13 @@ class RouteTable:
         )
         self._templates.append((segments, methods))
 
+    def endpoint(self, method: str, template: str) -> Endpoint:
+        """Return an endpoint by its template. Raises KeyError: there is none."""
+        for endpoint in self._endpoints:
+            if (endpoint.method, endpoint.template) == (method, template):
+                return endpoint
+        raise KeyError(template)
+
     def handlers_of(self, method: str) -> dict[bytes, tuple[Handler, Endpoint]]:
         """Return the handlers of fixed paths, by raw path."""
         return {
@@ -91,7 +98,7 @@ class RouteTable:
         return self._unmatched
 
     def find(self, call: Call, method: str, raw_path: bytes) -> Endpoint:
-        """Return the endpoint of a request and set `call.parameter`.
+        """Return the endpoint of a request and set `call.parameters`.
 
         Raises:
             NotFound, MethodNotAllowed: there is no such path, or not with this method.
@@ -107,7 +114,7 @@ class RouteTable:
         self, call: Call, method: str, raw_path: bytes, fixed: dict[str, Endpoint]
     ) -> Endpoint:
         path = raw_path[len(ALIAS) :] if raw_path.startswith(ALIAS + b"/") else raw_path
-        templated, parameter = self._match(path.split(b"/"))
+        templated, parameters = self._match(path.split(b"/"))
         candidates = {**templated, **fixed}
         if not candidates:
             raise NotFound(_not_found(path))
@@ -116,18 +123,18 @@ class RouteTable:
             raise MethodNotAllowed(
                 f"{method} is not a method of this path", allow=_allowed(candidates)
             )
-        call.parameter = parameter
+        call.parameters = parameters
         return endpoint
 
-    def _match(self, segments: list[bytes]) -> tuple[dict[str, Endpoint], bytes]:
+    def _match(self, segments: list[bytes]) -> tuple[dict[str, Endpoint], tuple[bytes, ...]]:
         for pattern, methods in self._templates:
             if len(pattern) == len(segments):
                 pairs = list(zip(pattern, segments, strict=True))
                 if all(fixed is None or fixed == segment for fixed, segment in pairs):
-                    parameter = next(segment for fixed, segment in pairs if fixed is None)
-                    if parameter:
-                        return methods, parameter
-        return {}, b""
+                    parameters = tuple(segment for fixed, segment in pairs if fixed is None)
+                    if all(parameters):
+                        return methods, parameters
+        return {}, ()
 
 
 def _allowed(candidates: dict[str, Endpoint]) -> list[str]:
@@ -139,19 +146,19 @@ def _allowed(candidates: dict[str, Endpoint]) -> list[str]:
 
 
 def _not_found(path: bytes) -> str:
-    if path.startswith(b"/lock/") and path.count(b"/") > len(b"//"):
-        return "no such path; a / within a lock name is written %2F"
+    if path.startswith((b"/lock/", b"/queue/")) and path.count(b"/") > len(b"//"):
+        return "no such path; a / within a name is written %2F"
     return "no such path; /openapi.json lists them"
 
 
-def decoded_segment(call: Call, field: str) -> str:
-    """Return the text of the path segment that matched the route's parameter.
+def decoded_segment(call: Call, field: str, index: int = 0) -> str:
+    """Return the text of the path segment that matched a parameter of the route, the first is 0.
 
     Raises:
         BadRequest: it is not percent-encoded UTF-8.
     """
-    raw = call.parameter
-    if _BAD_ESCAPE.search(raw):
+    raw = call.parameters[index]
+    if BAD_ESCAPE.search(raw):
         raise BadRequest(f"{field}: a % that is not followed by two hex digits", field=field)
     try:
         return unquote_to_bytes(raw).decode("utf-8")

@@ -340,12 +340,29 @@ class RingResponse(_Response, frozen=True):
     owner: str | None = None
 
 
+class FenceOfWrite(_Request, frozen=True):
+    """The lock under which something is written, and the token of its exclusive grant."""
+
+    lock: Name
+    token: Token
+
+
+class ItemProblem(_Response, frozen=True):
+    """What was wrong with one item of a batch: the first thing, if there are several"""
+
+    index: int
+    field: str
+    code: str
+    detail: str
+
+
 class Problem(_Response, omit_defaults=True, frozen=True):
     """application/problem+json (RFC 9457); members without a value are left out.
 
     `code` is what programs look at. `retriable`: the same request may be sent again; after 504 only
     with the `request_id` given here. `field` names what was wrong with a request, `limit` which
-    limit was reached, `cycle` the owners of a deadlock, `leader` where clients reach the leader.
+    limit was reached, `cycle` the owners of a deadlock, `leader` where clients reach the leader,
+    `version` what version a key of the cache has, `errors` each item of a batch that was wrong.
     """
 
     type: str
@@ -359,6 +376,10 @@ class Problem(_Response, omit_defaults=True, frozen=True):
     leader: str | None = None
     cycle: list[str] | None = None
     limit: str | None = None
+    stale: list[str] | None = None  # receipts for which nothing was done
+    newest: int | None = None  # the newest fencing token seen
+    version: str | None = None  # the version of a key of the cache
+    errors: list[ItemProblem] | None = None  # at most as many as a batch may have items
 
 
 # --- Peer port: operator and administrator calls ----------------------------------------------
@@ -479,5 +500,6 @@ class IdentityResponse(_Response, frozen=True):
     config_index: int
     members: list[BootstrapMember]
     leader: str | None = None
+    draining: bool = False
     peer_url: str = ""
     client_url: str = ""

@@ -6,7 +6,9 @@ epoch. Why two nodes never both hold a valid lease for the same part of the ring
 - Whoever holds counts from *sending* the request; whoever grants counts from sending the answer,
   plus drift. So a lease ends at its holder before it ends in the leader's table.
 - A leader takes a node out only once that node's lease has ended in its table; from proposing the
-  removal on it grants that node nothing.
+  removal, or another process in its place, on it grants that node nothing.
+- Who had to go at once, because its member was removed from the cluster, is in doubt until its
+  lease has ended in the table; then the leader says so in the log.
 - A leader grants only while a quorum has acknowledged a round of contact that it *sent* no longer
   than the freshness window ago. So the last grant of a deposed leader is younger than its
   successor's election by at most that window, and a new leader, which knows nothing of earlier
@@ -35,16 +37,21 @@ from distsync_node.cluster.ring_state import (
     RingState,
     Server,
 )
+from distsync_node.ring import DEFAULT_VIRTUAL_NODES
 
 REMEMBERED_REQUESTS = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeaseOptions:
-    """Durations in milliseconds."""
+    """Durations in milliseconds.
 
-    heartbeat_ms: int = 500
-    lease_ms: int = 2_000
+    When a leader dies just after a heartbeat, a node has `lease_ms - heartbeat_ms` left, which
+    covers an election (400 to 800 ms) and a heartbeat to the new leader.
+    """
+
+    heartbeat_ms: int = 300
+    lease_ms: int = 1_500
     freshness_ms: int = 400
     drift_ms: int = 50  # plus 1 % of what is measured
 
@@ -88,10 +95,25 @@ class Verdict:
 class LeaseTable:
     """The leader's side. It starts empty with each leadership."""
 
-    __slots__ = ("_ends_ms", "_known", "_leading_since_ms", "_leaving", "_options")
+    __slots__ = (
+        "_ends_ms",
+        "_known",
+        "_leading_since_ms",
+        "_leaving",
+        "_options",
+        "_virtual_nodes",
+    )
 
-    def __init__(self, options: LeaseOptions, ring: RingState, now_ms: int) -> None:
+    def __init__(
+        self,
+        options: LeaseOptions,
+        ring: RingState,
+        now_ms: int,
+        *,
+        virtual_nodes: int = DEFAULT_VIRTUAL_NODES,
+    ) -> None:
         self._options = options
+        self._virtual_nodes = virtual_nodes
         self._leading_since_ms = now_ms
         self._known = set(ring.servers)
         self._ends_ms: dict[Server, int] = {}
@@ -108,7 +130,9 @@ class LeaseTable:
             # earlier incarnation of this very node: only its clock knows that it has stopped.
             if request.draining or (serving is not None and self._ends(serving) > now_ms):
                 return Verdict()
-            return Verdict(command=EnterRing(server=server))
+            if serving is not None:
+                self._leaving.add(serving)
+            return Verdict(command=EnterRing(server=server, virtual_nodes=self._virtual_nodes))
         if request.draining:
             return Verdict(command=self._take_out(server))
         if server in self._leaving or request.acknowledged != ring.epoch:
@@ -126,16 +150,20 @@ class LeaseTable:
         )
 
     def overdue(self, ring: RingState, now_ms: int) -> list[LeaveRing]:
-        """Return what takes out the servers whose lease has certainly ended."""
+        """Return what takes out, or strikes off, the servers whose lease has certainly ended."""
         return [
             self._take_out(server)
-            for server in ring.servers
+            for server in (*ring.servers, *ring.in_doubt)
             if server not in self._leaving and self._ends(server) <= now_ms
         ]
 
     def next_deadline_ms(self, ring: RingState) -> int | None:
         """Return when `overdue` may have something new."""
-        ends = [self._ends(server) for server in ring.servers if server not in self._leaving]
+        ends = [
+            self._ends(server)
+            for server in (*ring.servers, *ring.in_doubt)
+            if server not in self._leaving
+        ]
         return min(ends, default=None)
 
     def ring_changed(self, ring: RingState, now_ms: int) -> None:
@@ -144,18 +172,15 @@ class LeaseTable:
         for server in serving - self._known:
             self._ends_ms[server] = now_ms + self._options.granted_ms
         self._known = serving
-        self._leaving &= serving
-        for server in [known for known in self._ends_ms if known not in serving]:
+        gone = self._ends_ms.keys() - serving - set(ring.in_doubt)
+        for server in gone:
             del self._ends_ms[server]
+        self._leaving &= serving
 
     def proposal_failed(self, command: RingCommand) -> None:
         """Nothing was proposed: a later look decides again. Grants stay refused until then."""
-        if isinstance(command, LeaveRing):
-            self._leaving = {
-                server
-                for server in self._leaving
-                if (server.name, server.incarnation) != (command.name, command.incarnation)
-            }
+        name = command.name if isinstance(command, LeaveRing) else command.server.name
+        self._leaving = {server for server in self._leaving if server.name != name}
 
     def _ends(self, server: Server) -> int:
         unknown_ms = self._leading_since_ms + self._options.takeover_ms

@@ -6,6 +6,11 @@ Guarantees:
 - A process serves under the incarnation it entered with. A restarted node is a new incarnation and
   enters under a new epoch; nothing that names the old one changes anything any more.
 - A name is served by one member at a time, so a node whose disk was wiped keeps its keys.
+- The number of virtual nodes is fixed by the first entry: it decides where every key belongs, so
+  no node that is started with another number later may change it.
+- `in_doubt` has every process that left without its lease being known to have ended: its member was
+  removed from the cluster, or another process took its name. The leader strikes it off once the
+  lease has certainly ended. When it is empty, nobody but the servers of the ring has a lease.
 """
 
 from __future__ import annotations
@@ -32,13 +37,20 @@ class Server(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class EnterRing(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag="E", gc=False):
-    """Take this process into the ring, in place of whoever serves its name."""
+    """Take this process into the ring, in place of whoever serves its name.
+
+    `virtual_nodes` counts in a ring that never had a server.
+    """
 
     server: Server
+    virtual_nodes: int = DEFAULT_VIRTUAL_NODES
 
 
 class LeaveRing(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag="L", gc=False):
-    """Take this process out; a no-op unless it is exactly this incarnation that serves."""
+    """The lease of this process has ended: take it out, or strike it off those in doubt.
+
+    A no-op unless it is exactly this incarnation that serves or is in doubt.
+    """
 
     name: str
     member: MemberId
@@ -54,6 +66,7 @@ class RingState(msgspec.Struct, frozen=True, array_like=True):
     epoch: Epoch
     servers: tuple[Server, ...]
     virtual_nodes: int = DEFAULT_VIRTUAL_NODES
+    in_doubt: tuple[Server, ...] = ()  # see above; a change of it is no new epoch
 
     def server(self, name: str) -> Server | None:
         """Return who serves that name."""
@@ -78,31 +91,50 @@ def apply(state: RingState, command: RingCommand) -> RingState:
         case EnterRing(server=server):
             if state.server(server.name) == server:
                 return state
-            return _changed(state, drop=server.name, add=(server,))
+            if state.epoch == EMPTY_RING.epoch:
+                state = msgspec.structs.replace(state, virtual_nodes=command.virtual_nodes)
+            return _changed(state, drop=server.name, add=(server,), is_certain=False)
         case LeaveRing():
             known = state.server(command.name)
-            if known is None or (known.member, known.incarnation) != (
-                command.member,
-                command.incarnation,
-            ):
-                return state
-            return _changed(state, drop=command.name, add=())
+            if known is not None and _is_meant(known, command):
+                return _changed(state, drop=command.name, add=(), is_certain=True)
+            return _struck_off(state, command)
         case _:
             assert_never(command)
 
 
 def without_member(state: RingState, removed: MemberId) -> RingState:
-    """Return the ring without a member that was removed from the cluster."""
+    """Return the ring without a member that was removed from the cluster, whatever its lease."""
     for server in state.servers:
         if server.member == removed:
-            return _changed(state, drop=server.name, add=())
+            return _changed(state, drop=server.name, add=(), is_certain=False)
     return state
 
 
-def _changed(state: RingState, *, drop: str, add: tuple[Server, ...]) -> RingState:
+def _is_meant(server: Server, command: LeaveRing) -> bool:
+    return (server.name, server.member, server.incarnation) == (
+        command.name,
+        command.member,
+        command.incarnation,
+    )
+
+
+def _struck_off(state: RingState, command: LeaveRing) -> RingState:
+    in_doubt = tuple(server for server in state.in_doubt if not _is_meant(server, command))
+    if len(in_doubt) == len(state.in_doubt):
+        return state
+    return msgspec.structs.replace(state, in_doubt=in_doubt)
+
+
+def _changed(
+    state: RingState, *, drop: str, add: tuple[Server, ...], is_certain: bool
+) -> RingState:
     servers = [server for server in state.servers if server.name != drop]
+    left = () if is_certain else (server for server in state.servers if server.name == drop)
+    back = set(add)
     return RingState(
         epoch=Epoch(state.epoch + 1),
         servers=tuple(sorted((*servers, *add), key=lambda server: server.name)),
         virtual_nodes=state.virtual_nodes,
+        in_doubt=tuple(server for server in (*state.in_doubt, *left) if server not in back),
     )

@@ -65,13 +65,13 @@ class PeerEndpoints:
 
         When the command has to wait, the headers are sent at once with its attempt number.
         """
-        body = await _read(receive)
+        body = await read_body(receive)
         if body is None:
             return
         try:
             request = decode_call(body)
         except msgspec.MsgspecError as error:
-            await _bad(scope, send, error)
+            await refuse(scope, send, error)
             return
         parked: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
@@ -83,7 +83,7 @@ class PeerEndpoints:
         try:
             await asyncio.wait((work, parked), return_when=asyncio.FIRST_COMPLETED)
             if work.done():
-                await _respond(send, 200, encode(work.result()))
+                await respond(send, 200, encode(work.result()))
             else:
                 await _wait_parked(work, parked.result(), receive, send)
         finally:
@@ -103,7 +103,7 @@ async def _wait_parked(
     headers = [_CONTENT_TYPE, (ATTEMPT_HEADER.encode(), str(attempt).encode())]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": b"", "more_body": True})
-    gone = asyncio.ensure_future(_disconnected(receive))
+    gone = asyncio.ensure_future(disconnected(receive))
     try:
         await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)
         if work.done():
@@ -112,12 +112,13 @@ async def _wait_parked(
         gone.cancel()
 
 
-async def _disconnected(receive: Receive) -> None:
+async def disconnected(receive: Receive) -> None:
+    """Return once the caller has gone away."""
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
-async def _read(receive: Receive) -> bytes | None:
+async def read_body(receive: Receive) -> bytes | None:
     """Return the body, or None if the caller went away or sent too much."""
     message = await receive()
     if message["type"] == "http.disconnect":
@@ -139,12 +140,14 @@ async def _read(receive: Receive) -> bytes | None:
     return b"".join(chunks)
 
 
-async def _bad(scope: MutableMapping[str, Any], send: Send, error: Exception) -> None:
+async def refuse(scope: MutableMapping[str, Any], send: Send, error: Exception) -> None:
+    """Answer what cannot be read."""
     logger.warning("a message to %s cannot be read: %s", scope.get("path"), error)
-    await _respond(send, 400, str(error).encode())
+    await respond(send, 400, str(error).encode())
 
 
-async def _respond(send: Send, status: int, body: bytes) -> None:
+async def respond(send: Send, status: int, body: bytes) -> None:
+    """Send a whole answer."""
     headers = [_CONTENT_TYPE, (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -1,10 +1,11 @@
-"""The receiving side of `POST /raft/messages`, below ASGI.
+"""The receiving side of messages between nodes, below ASGI: `POST /raft/messages` and its like.
 
 An append and its acknowledgement are on the path of every command. Through ASGI and a task each
 they cost several times what the consensus core does with them (docs/decisions.md), so a
 connection whose first request is a POST of messages leaves uvicorn for the protocol here and stays
-with it. It is plain HTTP/1.1 with keep-alive, parsed by httptools. One request at a time is
-answered on a connection, as its sender expects; a wrong one is answered and the connection closed.
+with it. It is plain HTTP/1.1 with keep-alive, parsed by httptools. What a path takes and answers
+is its receiver's business. One request at a time is answered on a connection, as its sender
+expects; a wrong one is answered and the connection closed.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import httptools
@@ -26,16 +27,28 @@ from distsync_node.replica.types import Answer, Envelope
 logger = logging.getLogger(__name__)
 
 Respond = Callable[[Answer], bool]  # False: the connection is gone, and with it the answer
-Receiver = Callable[[Envelope, Respond], None]
+RespondBytes = Callable[[bytes], bool]
+Receiver = Callable[[bytes, RespondBytes], None]
+"""Takes a body and answers it, then or later. May raise MsgspecError and DistSyncError."""
 
-REQUEST_LINE = b"POST " + MESSAGES_PATH.encode() + b" HTTP/1.1\r\n"
 _OK = b"HTTP/1.1 200 OK\r\ncontent-type: application/msgpack\r\ncontent-length: "
 
 
+def receive_envelopes(receive: Callable[[Envelope, Respond], None]) -> Mapping[str, Receiver]:
+    """Return the receiver of consensus' messages, by path."""
+
+    def receiver(body: bytes, respond: RespondBytes) -> None:
+        receive(decode_envelope(body), lambda answer: respond(encode(answer)))
+
+    return {MESSAGES_PATH: receiver}
+
+
 def message_protocol(
-    base: type[HttpToolsProtocol], receiver: Receiver, secret: str
+    base: type[HttpToolsProtocol], receivers: Mapping[str, Receiver], secret: str
 ) -> type[HttpToolsProtocol]:
     """Return the protocol `base`, but for connections that carry messages."""
+    by_path = {path.encode(): receiver for path, receiver in receivers.items()}
+    request_lines = tuple(b"POST %b HTTP/1.1\r\n" % path for path in by_path)
 
     class PeerProtocol(base):  # type: ignore[misc, valid-type]
         _is_fresh = True
@@ -43,13 +56,13 @@ def message_protocol(
         def data_received(self, data: bytes) -> None:
             if self._is_fresh:
                 self._is_fresh = False
-                if data.startswith(REQUEST_LINE):
+                if data.startswith(request_lines):
                     self._hand_over(data)
                     return
             super().data_received(data)
 
         def _hand_over(self, data: bytes) -> None:
-            protocol = MessageProtocol(receiver, secret, self.connections)
+            protocol = MessageProtocol(by_path, secret, self.connections)
             self.connections.discard(self)
             self._unset_keepalive_if_required()  # its timer would close the connection
             protocol.connection_made(self.transport)
@@ -62,8 +75,10 @@ def message_protocol(
 class MessageProtocol(asyncio.Protocol):
     """One connection of another node."""
 
-    def __init__(self, receiver: Receiver, secret: str, connections: set[Any]) -> None:
-        self._receiver = receiver
+    def __init__(
+        self, receivers: Mapping[bytes, Receiver], secret: str, connections: set[Any]
+    ) -> None:
+        self._receivers = receivers
         self._authorization = f"Bearer {secret}".encode()
         self._connections = connections
         self._parser = httptools.HttpRequestParser(self)
@@ -125,31 +140,27 @@ class MessageProtocol(asyncio.Protocol):
         """The request is complete."""
         if not self._admitted:
             self._refuse(401, "the shared secret is missing or wrong")
-        elif self._path != MESSAGES_PATH.encode():
+        elif (receiver := self._receivers.get(self._path)) is None:
             self._refuse(404, "this connection carries messages")
         elif self._size > MAX_BODY_BYTES:
             self._refuse(413, f"more than {MAX_BODY_BYTES} bytes")
         else:
-            self._take(b"".join(self._body))
+            self._take(receiver, b"".join(self._body))
 
     # --- Requests -----------------------------------------------------------------------------
 
-    def _take(self, body: bytes) -> None:
+    def _take(self, receiver: Receiver, body: bytes) -> None:
         try:
-            envelope = decode_envelope(body)
+            receiver(body, self._respond)
         except msgspec.MsgspecError as error:
             logger.warning("messages of another node cannot be read: %s", error)
             self._refuse(400, str(error))
-            return
-        try:
-            self._receiver(envelope, self._respond)
         except DistSyncError as error:
             self._refuse(503, str(error))
 
-    def _respond(self, answer: Answer) -> bool:
+    def _respond(self, body: bytes) -> bool:
         if self._transport is None or self._transport.is_closing():
             return False
-        body = encode(answer)
         self._transport.write(b"%b%d\r\n\r\n%b" % (_OK, len(body), body))
         return True
 

@@ -13,7 +13,8 @@ from collections.abc import Callable
 
 import msgspec
 
-from distsync_node.peers.outbound import Connection, Target, connect
+from distsync_node.peers.outbound import Target
+from distsync_node.peers.pool import Pool
 from distsync_node.peers.wire import decode_answer, encode
 from distsync_node.raft.types import MemberId
 from distsync_node.replica.types import Answer, Envelope, PeerMessage
@@ -21,7 +22,6 @@ from distsync_node.replica.types import Answer, Envelope, PeerMessage
 MAX_CONNECTIONS = 8
 MAX_WAITING_MESSAGES = 256
 HOLD_ANSWER_SECONDS = 2.0
-RECONNECT_SECONDS = 0.05
 
 
 class Link:
@@ -36,27 +36,22 @@ class Link:
     ) -> None:
         self.to = to
         self.pending = 0  # messages that wait for the disk
-        self._url = ""
-        self._make_target = make_target
-        self._target: Target | None = None
         self._wrap = wrap
         self._on_answer = on_answer
         self._waiting: list[PeerMessage] = []
         self._held: deque[_Held] = deque()
-        self._idle: list[Connection] = []
-        self._busy: set[Connection] = set()
-        self._connecting: asyncio.Task[None] | None = None
         self._closed = False
+        self._pool = Pool(
+            make_target,
+            MAX_CONNECTIONS,
+            on_reply=self._read,
+            on_refused=self._forget_waiting,
+            on_change=self.kick,
+        )
 
     def address(self, url: str) -> None:
         """Send to that URL from now on."""
-        if url == self._url:
-            return
-        self._url = url
-        self._target = self._make_target(url) if url else None
-        for connection in (*self._idle, *self._busy):
-            connection.abort()
-        self._idle = []
+        self._pool.address(url)
 
     @property
     def has_waiting(self) -> bool:
@@ -86,16 +81,10 @@ class Link:
             self._held.popleft().release()
         if not self._waiting:
             return
-        if self._idle:
-            connection = self._idle.pop()
-            self._busy.add(connection)
-            connection.post(encode(self._wrap(self.to, self.take())))
-        elif (
-            self._connecting is None
-            and self._target is not None
-            and len(self._busy) < MAX_CONNECTIONS
-        ):
-            self._connecting = asyncio.create_task(self._connect(self._target))
+        if self._pool.is_free:
+            self._pool.post(encode(self._wrap(self.to, self.take())))
+        else:
+            self._pool.grow()
 
     def hold(self, respond: Callable[[], None]) -> None:
         """Have `respond` called once there is something to send, or after a bounded time.
@@ -108,49 +97,24 @@ class Link:
         """It was answered empty: there was nothing to send in time."""
         self._held.remove(held)
 
-    async def _connect(self, target: Target) -> None:
-        try:
-            connection = await connect(target, self._done)
-        except OSError:
-            # Nobody listens there now. What waited is lost, as messages may be; the core sends
-            # again, and the pause keeps a dead address from being asked without end.
-            self._waiting = []
-            await asyncio.sleep(RECONNECT_SECONDS)
-        else:
-            if self._closed or target is not self._target:
-                connection.abort()
-            else:
-                self._idle.append(connection)
-        finally:
-            self._connecting = None
-        self.kick()
+    def _forget_waiting(self) -> None:
+        """Nobody listens there. What waited is lost, as messages may be; the core sends anew."""
+        self._waiting = []
 
-    def _done(self, connection: Connection, body: bytes | None) -> None:
-        self._busy.discard(connection)
-        if not connection.is_open:
-            if connection in self._idle:
-                self._idle.remove(connection)
-        elif connection not in self._idle:
-            self._idle.append(connection)
-        if body is not None:
-            try:
-                answer = decode_answer(body)
-            except msgspec.MsgspecError:
-                connection.abort()
-                return
-            self._on_answer(answer)
-        self.kick()
+    def _read(self, body: bytes) -> bool:
+        try:
+            answer = decode_answer(body)
+        except msgspec.MsgspecError:
+            return False
+        self._on_answer(answer)
+        return True
 
     async def close(self) -> None:
         """End what is in flight."""
         self._closed = True
         for held in self._held:
             held.cancel()
-        for connection in (*self._idle, *self._busy):
-            connection.abort()
-        if self._connecting is not None:
-            self._connecting.cancel()
-            await asyncio.gather(self._connecting, return_exceptions=True)
+        await self._pool.close()
 
 
 class _Held:

@@ -1,4 +1,4 @@
-"""The sending side of `POST /raft/messages`: keep-alive connections, one request at a time each.
+"""The sending side of messages: POSTs on keep-alive connections, one at a time on each.
 
 The counterpart of `inbound`, and below aiohttp for the same reason. A request that has no answer in
 time takes its connection with it, so that a late answer cannot be taken for that of a later one.
@@ -24,17 +24,25 @@ OnDone = Callable[["Connection", bytes | None], None]
 
 
 class Target:
-    """Where a member listens, and the head of every request to it."""
+    """Where a member listens, and the heads of requests to it."""
 
     def __init__(self, url: str, secret: str, sender: str) -> None:
         parts = urlsplit(url)
         self.host = parts.hostname or ""
         self.port = parts.port or DEFAULT_PORT
-        self.head = (
-            f"POST {MESSAGES_PATH} HTTP/1.1\r\nhost: {parts.netloc}\r\n"
+        self._headers = (
+            f" HTTP/1.1\r\nhost: {parts.netloc}\r\n"
             f"{SENDER_HEADER}: {sender}\r\nauthorization: Bearer {secret}\r\n"
             "content-type: application/msgpack\r\ncontent-length: "
-        ).encode()
+        )
+        self._heads: dict[str, bytes] = {}
+
+    def head(self, path: str) -> bytes:
+        """Return what every request to that path begins with, up to the length of its body."""
+        head = self._heads.get(path)
+        if head is None:
+            head = self._heads[path] = f"POST {path}{self._headers}".encode()
+        return head
 
 
 async def connect(target: Target, on_done: OnDone) -> Connection:
@@ -66,14 +74,15 @@ class Connection(asyncio.Protocol):
         self._body: list[bytes] = []
         self.is_open = False
 
-    def post(self, body: bytes) -> None:
+    def post(self, body: bytes, path: str = MESSAGES_PATH) -> None:
         """Send a request. Only on an open connection without one."""
         if self._transport is None or self._timer is not None:
             raise RuntimeError("the connection is closed or busy")
         self._body = []
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(REQUEST_SECONDS, self.abort)
-        self._transport.write(b"%b%d\r\n\r\n%b" % (self._target.head, len(body), body))
+        head = self._target.head(path)
+        self._transport.write(b"%b%d\r\n\r\n%b" % (head, len(body), body))
 
     def abort(self) -> None:
         """Give the connection up, and with it the request that it carries."""

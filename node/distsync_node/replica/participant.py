@@ -97,6 +97,7 @@ from distsync_node.replica.types import (
     Drain,
     Flush,
     HashReport,
+    LeaseHeld,
     LocksChanged,
     MarkRemoved,
     Parked,
@@ -177,6 +178,7 @@ class Participant:
         self._board = HashBoard()
         self.serving = Serving(
             options.lease,
+            virtual_nodes=options.virtual_nodes,
             member_id=self.member_id,
             incarnation=Incarnation(rng.randint(1, MAX_INCARNATION)),
             ring=EMPTY_RING,
@@ -361,7 +363,7 @@ class Participant:
         elif isinstance(message, LeaseRequest):
             self._lease_requested(sender, message)
         elif isinstance(message, LeaseGrant):
-            self.serving.granted(message)
+            self._lease_granted(message)
         elif isinstance(message, Diverged):
             self._diverged(message.index)
         else:
@@ -488,9 +490,14 @@ class Participant:
         if verdict.grant is None:
             return
         if sender == self.member_id:
-            self.serving.granted(verdict.grant)
+            self._lease_granted(verdict.grant)
         else:
             self._emit(SendPeer(to=sender, message=verdict.grant))
+
+    def _lease_granted(self, grant: LeaseGrant) -> None:
+        ends_ms = self.serving.granted(grant)
+        if ends_ms:
+            self._emit(LeaseHeld(epoch=grant.epoch, ends_ms=ends_ms))
 
     def _ring_changed(self) -> None:
         self._emit(RingChanged(ring=self.serving.ring))

@@ -69,11 +69,16 @@ def _takeover(
     standings: Mapping[MemberId, Standing],
     takeover_ms: int,
 ) -> ConfigChange | None:
+    """Remove an id whose node has come back under another one.
+
+    Whoever is silent goes, whoever of that name answers stays; what votes does not tell them apart,
+    as an administrator may have promoted the newcomer by then.
+    """
     for newcomer in configuration.members:
         standing = standings.get(newcomer.id)
-        if newcomer.voter or standing is None or not standing.caught_up:
-            continue
-        if standing.silent_ms >= takeover_ms:
+        if newcomer.id != leader and (
+            standing is None or not standing.caught_up or standing.silent_ms >= takeover_ms
+        ):
             continue
         for old in configuration.members:
             if old.name != newcomer.name or old.id in (newcomer.id, leader):

@@ -34,6 +34,7 @@ class Serving:
         self,
         options: LeaseOptions,
         *,
+        virtual_nodes: int,
         member_id: MemberId,
         incarnation: Incarnation,
         ring: RingState,
@@ -44,6 +45,7 @@ class Serving:
         self.incarnation = incarnation
         self.draining = False
         self._options = options
+        self._virtual_nodes = virtual_nodes
         self._member_id = member_id
         self._holder = LeaseHolder(options, now_ms)
         self._table: LeaseTable | None = None
@@ -57,27 +59,39 @@ class Serving:
 
     def heartbeat(self, configuration: Configuration, now_ms: int) -> LeaseRequest | None:
         """Return the heartbeat to send now; None while the cluster does not know this member."""
-        own = configuration.member(self._member_id)
-        if own is None:
+        server = self.server(configuration)
+        if server is None:
             self._holder.skip(now_ms)
             return None
-        server = Server(name=own.name, member=own.id, incarnation=self.incarnation)
         return self._holder.heartbeat(server, self.acknowledged, now_ms, draining=self.draining)
+
+    def server(self, configuration: Configuration) -> Server | None:
+        """Return this process as it enters the ring; None while the cluster does not know it."""
+        own = configuration.member(self._member_id)
+        if own is None:
+            return None
+        return Server(name=own.name, member=own.id, incarnation=self.incarnation)
 
     def heartbeat_soon(self, now_ms: int) -> None:
         """A new leader or a new epoch: do not wait for the next heartbeat's time."""
         self._holder.soon(now_ms)
 
     def acknowledge(self, epoch: Epoch, now_ms: int) -> None:
-        """This node has handed over what the ring of that epoch gives to others."""
-        if self.acknowledged < epoch <= self.ring.epoch:
+        """This node has handed over what the ring of that epoch gives to others.
+
+        Another node may have told it of that ring before the log does.
+        """
+        if epoch > self.acknowledged:
             self.acknowledged = epoch
             self._holder.soon(now_ms)
 
-    def granted(self, grant: LeaseGrant) -> None:
-        """Take the leader's grant."""
-        if grant.incarnation == self.incarnation:
-            self._holder.granted(grant)
+    def granted(self, grant: LeaseGrant) -> int:
+        """Take the leader's grant; return when the lease of its epoch ends now, 0 if it does not
+        count."""
+        if grant.incarnation != self.incarnation:
+            return 0
+        self._holder.granted(grant)
+        return self._holder.ends_ms(grant.epoch)
 
     def lease_ends_ms(self) -> int:
         """Return when this node's lease of the current epoch ends; 0 without one."""
@@ -87,7 +101,9 @@ class Serving:
 
     def lead(self, now_ms: int) -> None:
         """This member's no-op is applied: start an empty table."""
-        self._table = LeaseTable(self._options, self.ring, now_ms)
+        self._table = LeaseTable(
+            self._options, self.ring, now_ms, virtual_nodes=self._virtual_nodes
+        )
 
     def resign(self) -> None:
         """Grant nothing any more."""

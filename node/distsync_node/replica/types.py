@@ -30,6 +30,7 @@ from distsync_node.raft.types import (
     Send,
     Snapshot,
 )
+from distsync_node.ring import DEFAULT_VIRTUAL_NODES
 
 # --- Between replicas -------------------------------------------------------------------------
 
@@ -364,9 +365,20 @@ class LocksChanged:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RingChanged:
-    """The ring has a new epoch here. Answer with AcknowledgeEpoch unless that is automatic."""
+    """The ring has a new epoch here, or fewer in doubt.
+
+    Answer a new epoch with AcknowledgeEpoch unless that is automatic.
+    """
 
     ring: RingState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseHeld:
+    """The leader has granted: this process holds a lease of that epoch until `ends_ms`."""
+
+    epoch: Epoch
+    ends_ms: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -400,6 +412,7 @@ ReplicaEffect: TypeAlias = (
     | Rejected
     | LocksChanged
     | RingChanged
+    | LeaseHeld
     | MarkRemoved
     | Stop
 )
@@ -420,6 +433,7 @@ class ReplicaOptions:
     name_takeover_ms: int = 3_000  # silence after which a member's name may be taken over
     supported_versions: tuple[int, int] = (1, 1)
     lease: LeaseOptions = field(default_factory=LeaseOptions)
+    virtual_nodes: int = DEFAULT_VIRTUAL_NODES  # of a ring that is made under this leader
     serves: bool = True  # takes part in the ring
     acknowledge_at_once: bool = True  # no service has anything to hand over at a ring change
 

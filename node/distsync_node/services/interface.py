@@ -53,6 +53,7 @@ class NodeStatus:
     disk_full: bool
     configuration: Configuration
     progress: dict[MemberId, PeerProgress]
+    draining: bool = False
     leader_changes: int = 0  # times this node saw another leader since it started
 
 
@@ -132,6 +133,9 @@ class Node(Protocol):
     async def transfer_leadership(self, target: MemberId | None) -> MemberId:
         """Hand leadership over; returns the new leader. ConfigConflict if it did not work."""
         ...
+
+    async def drain(self) -> None:
+        """Become unready and begin to leave the ring, for good; requests are still forwarded."""
 
     async def archive(self) -> str:
         """Move a removed member's data aside so that the node starts empty; returns where to."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 
+from distsync_node.cluster.ring_state import Epoch, RingState, Server
 from distsync_node.cluster.ring_view import RingView
 from distsync_node.errors import ConfigConflict, NoLeader, OutcomeUnknown, Uninitialised
 from distsync_node.locks.commands import LockCommand
@@ -29,7 +30,14 @@ from distsync_node.peers.wire import (
     TransferCall,
 )
 from distsync_node.raft.types import ConfigOperation, Configuration, LogIndex, Member, MemberId
-from distsync_node.replica.types import AwaitApplied, Envelope, Rejected, RejectReason
+from distsync_node.replica.types import (
+    AcknowledgeEpoch,
+    AwaitApplied,
+    Drain,
+    Envelope,
+    Rejected,
+    RejectReason,
+)
 from distsync_node.services.answering import answer, bootstrap
 from distsync_node.services.commands import LEADER_POLL_SECONDS, Commands
 from distsync_node.services.interface import CommandReply, NodeStatus
@@ -38,6 +46,7 @@ from distsync_node.services.runtime import Runtime, boottime_ms
 from distsync_node.services.standing import starting_status, status_of
 
 ADMIN_TIMEOUT_MS = 5_000
+RING_POLL_SECONDS = 0.01
 
 
 class NodeService:
@@ -49,11 +58,17 @@ class NodeService:
         self._commands = Commands(self._calls)
         self._runtime: Runtime | None = None
         self._ring = RingView()
+        self._ring_watchers: list[Callable[[], None]] = []
+        self._log_watchers: list[Callable[[RingState], None]] = []
+        self._lease_watchers: list[Callable[[Epoch, int], None]] = []
         self.draining = False
 
     def attach(self, runtime: Runtime) -> None:
         """The data directory is open: begin to serve."""
         self._runtime = runtime
+        runtime.on_ring = self._log_has_ring
+        runtime.on_lease = self._lease_held
+        self._log_has_ring(runtime.replica.ring)
 
     @property
     def runtime(self) -> Runtime:
@@ -174,9 +189,80 @@ class NodeService:
 
     def ring(self) -> RingView:
         """See `interface.Node.ring`."""
-        if self._runtime is not None:
-            self._ring.adopt(self._runtime.replica.ring)
         return self._ring
+
+    # --- Places: see `queues.owners`, `cache.service` ------------------------------------------
+
+    @property
+    def own_id(self) -> MemberId | None:
+        """The id of this member, once its data directory is open."""
+        return self._runtime.replica.member_id if self._runtime is not None else None
+
+    @property
+    def cluster_id(self) -> str:
+        """The cluster this member belongs to, '' for none."""
+        return self._runtime.replica.cluster_id or "" if self._runtime is not None else ""
+
+    def adopt_ring(self, ring: RingState) -> None:
+        """Take over a newer ring, of the own log or of another node."""
+        if self._ring.adopt(ring):
+            for watcher in self._ring_watchers:
+                watcher()
+
+    def _log_has_ring(self, ring: RingState) -> None:
+        for watcher in self._log_watchers:
+            watcher(ring)
+        self.adopt_ring(ring)
+
+    def _lease_held(self, epoch: Epoch, ends_ms: int) -> None:
+        for watcher in self._lease_watchers:
+            watcher(epoch, ends_ms)
+
+    def on_log_ring(self, callback: Callable[[RingState], None]) -> None:
+        """Have `callback` called with each ring of the log, one after the other."""
+        self._log_watchers.append(callback)
+
+    def on_lease(self, callback: Callable[[Epoch, int], None]) -> None:
+        """Have `callback` called whenever the leader has granted: the epoch, and until when."""
+        self._lease_watchers.append(callback)
+
+    def acknowledge(self, epoch: Epoch) -> None:
+        """Nothing is done under an older epoch here any more."""
+        if self._runtime is not None:
+            self._runtime.step(AcknowledgeEpoch(now_ms=boottime_ms(), epoch=epoch))
+
+    def own_server(self) -> Server | None:
+        """Return this process as it enters the ring; None while its cluster does not know it."""
+        participant = None if self._runtime is None else self._runtime.replica.participant
+        if participant is None:
+            return None
+        return participant.serving.server(participant.raft.configuration)
+
+    def member(self, member_id: MemberId) -> Member | None:
+        """Return a member of the configuration."""
+        if self._runtime is None:
+            return None
+        return self._runtime.replica.configuration.member(member_id)
+
+    def on_ring_change(self, callback: Callable[[], None]) -> None:
+        """Have `callback` called whenever the ring known here is another."""
+        self._ring_watchers.append(callback)
+
+    async def drain(self) -> None:
+        """See `interface.Node.drain`."""
+        self.draining = True
+        self.runtime.step(Drain(now_ms=boottime_ms()))
+
+    async def leave_ring(self, timeout_seconds: float) -> bool:
+        """Hand this node's part of the ring over; returns whether that was done in time."""
+        runtime = self.runtime
+        runtime.step(Drain(now_ms=boottime_ms()))
+        deadline_ms = boottime_ms() + int(timeout_seconds * 1_000)
+        while any(server.member == self.own_id for server in self._ring.state.servers):
+            if boottime_ms() >= deadline_ms:
+                return False
+            await runtime.leader_change(RING_POLL_SECONDS)
+        return True
 
     # --- Administration -------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from typing import assert_never
 
 import msgspec
 
+from distsync_node.cluster.ring_state import Epoch, RingState
 from distsync_node.errors import ShuttingDown
 from distsync_node.locks.commands import LockCommand
 from distsync_node.peers.inbound import Respond
@@ -43,6 +44,7 @@ from distsync_node.replica.types import (
     Envelope,
     Flush,
     Initialise,
+    LeaseHeld,
     LocksChanged,
     MarkRemoved,
     Parked,
@@ -145,6 +147,9 @@ class Runtime:
         self._watchers: dict[str, set[asyncio.Event]] = {}
         self._leader_watchers: set[asyncio.Future[None]] = set()
         self.leader_changes = 0
+        self._ring_epoch = Epoch(0)
+        self.on_ring: Callable[[RingState], None] = lambda _: None
+        self.on_lease: Callable[[Epoch, int], None] = lambda _epoch, _ends_ms: None
         self._closed = False
         self._writing = False
 
@@ -323,12 +328,9 @@ class Runtime:
             case RoleChanged():
                 self._role_changed(effect)
             case RingChanged():
-                self._log(
-                    logging.INFO,
-                    "ring of epoch %d: %s",
-                    effect.ring.epoch,
-                    ", ".join(server.name for server in effect.ring.servers) or "empty",
-                )
+                self._ring_changed(effect.ring)
+            case LeaseHeld():
+                self.on_lease(effect.epoch, effect.ends_ms)
             case ConfigurationChanged():
                 self._relink(effect.configuration)
             case Initialise():
@@ -412,6 +414,13 @@ class Runtime:
             self.leader_changes += 1
             self._log(logging.INFO, "leader of term %d: %s", effect.term, effect.leader)
         self._wake_leader_watchers()
+
+    def _ring_changed(self, ring: RingState) -> None:
+        if ring.epoch != self._ring_epoch:
+            self._ring_epoch = ring.epoch
+            names = ", ".join(server.name for server in ring.servers)
+            self._log(logging.INFO, "ring of epoch %d: %s", ring.epoch, names or "empty")
+        self.on_ring(ring)
 
     def _wake_leader_watchers(self) -> None:
         for watcher in self._leader_watchers:

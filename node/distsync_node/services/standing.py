@@ -51,6 +51,7 @@ def status_of(name: str, runtime: Runtime, *, draining: bool) -> NodeStatus:
         cluster_version=replica.cluster_version,
         ready=replica.state == "member" and leader is not None and not draining,
         disk_full=replica.disk_full,
+        draining=draining,
         configuration=configuration,
         progress={} if raft is None else _progress(raft),
         leader_changes=runtime.leader_changes,
