@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 
-from distsync.errors import LockLost
+from distsync.errors import DistSyncError
 
 __all__ = ["BodyGuard", "tell_loss"]
 
@@ -64,7 +64,9 @@ class BodyGuard:
         return False
 
 
-def tell_loss(loss: LockLost | None, error: BaseException | None, *, cancelled_by_us: bool) -> None:
+def tell_loss(
+    loss: DistSyncError | None, error: BaseException | None, *, cancelled_by_us: bool
+) -> None:
     """End an `async with` that left with `error`: raise the loss, unless another error wins."""
     if loss is None:
         return

@@ -9,6 +9,7 @@ from types import TracebackType
 
 from distsync.background import Background
 from distsync.barriers import Barrier
+from distsync.cache import Cache
 from distsync.clock import Clock, SystemClock
 from distsync.core import Core
 from distsync.durations import Duration, to_seconds
@@ -19,6 +20,8 @@ from distsync.lock_sets import LockSet
 from distsync.locks import Lock, OnLost
 from distsync.models import ClusterStatus, LockInfo
 from distsync.nodes import DEFAULT_URLS, parse_urls
+from distsync.queue_calls import list_queues
+from distsync.queues import Queue
 from distsync.sessions import Session
 from distsync.transport import Transport
 from distsync.waiting import Wait
@@ -84,6 +87,7 @@ class AsyncClient:
             background=self._background,
             owner=owner,
         )
+        self._cache = Cache(self._core)
 
     @property
     def identity(self) -> Identity:
@@ -191,6 +195,26 @@ class AsyncClient:
         Changes that follow each other quickly may be seen as one. Lost connections are made anew.
         """
         return watch_lock(self._core, name)
+
+    # --- Queues -----------------------------------------------------------------------------
+
+    def queue(self, name: str) -> Queue:
+        """Return a queue, to push messages to and to claim them from; see `Queue`.
+
+        The name has up to 512 bytes; slashes are part of it.
+        """
+        return Queue(self._core, name)
+
+    def queues(self, prefix: str = "") -> AsyncGenerator[str, None]:
+        """Yield the names of queues in the order of their bytes."""
+        return list_queues(self._core, prefix)
+
+    # --- The cache --------------------------------------------------------------------------
+
+    @property
+    def cache(self) -> Cache:
+        """The cache: values by key, the same for everyone at every moment; see `Cache`."""
+        return self._cache
 
     # --- Recipes ----------------------------------------------------------------------------
 

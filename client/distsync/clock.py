@@ -25,7 +25,7 @@ if hasattr(time, "CLOCK_BOOTTIME"):
     def _boottime() -> float:
         return time.clock_gettime(time.CLOCK_BOOTTIME)
 
-else:  # pragma: no cover - on systems without it monotonic is the best there is
+else:  # a client elsewhere than on Linux: the best there is, but it may sleep with the machine
     _boottime = time.monotonic
 
 

@@ -7,10 +7,11 @@ was sent and not answered may have been done.
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import socket
 import ssl as ssl_module
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from functools import lru_cache
 from typing import Any, Final
 
@@ -23,13 +24,23 @@ from distsync.identity import Identity
 from distsync.models import Problem
 from distsync.nodes import Endpoint
 
-__all__ = ["Answer", "BrokenOff", "Connections", "EventLines", "MaybeDone", "NotDone", "refused"]
+__all__ = [
+    "Answer",
+    "BrokenOff",
+    "Connections",
+    "EventLines",
+    "MaybeDone",
+    "NotDone",
+    "refused",
+    "why_not_connected",
+]
 
 CONNECT_SECONDS: Final = 1.0
 _POST_HEADERS = {"Content-Type": "application/json"}
 _STREAM_HEADERS = {"Accept": "text/event-stream"}
 _KEEPALIVE_OPTIONS = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
 _decode_problem = msgspec.json.Decoder(Problem).decode
+_LARGE_BYTES: Final = 512 * 1024  # beyond this a body is sent in pieces
 _OF_A_PROXY = frozenset({500, 502, 503, 504})
 
 
@@ -46,10 +57,12 @@ class BrokenOff(MaybeDone):
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """A success, and where the node said the leader is."""
+    """A success, and where the node said the leader and the owner of what was asked for are."""
 
     content: bytes
     leader: str | None
+    owner: str | None
+    headers: Mapping[str, str]
 
 
 class Connections:
@@ -64,9 +77,17 @@ class Connections:
         self._closed = False
 
     async def exchange(
-        self, endpoint: Endpoint, method: str, path: str, body: bytes | None, seconds: float
+        self,
+        endpoint: Endpoint,
+        method: str,
+        path: str,
+        body: bytes | None,
+        seconds: float,
+        headers: dict[str, str] | None = None,
     ) -> Answer:
         """Send one request and return its success.
+
+        `headers` take the place of the usual ones.
 
         Raises:
             NotDone: it was not sent, or a node said 503.
@@ -78,8 +99,8 @@ class Connections:
             async with session.request(
                 method,
                 endpoint.at(path) if body is not None else URL(endpoint.url + path, encoded=True),
-                data=body,
-                headers=_POST_HEADERS if body is not None else None,
+                data=io.BytesIO(body) if body and len(body) > _LARGE_BYTES else body,
+                headers=headers or (_POST_HEADERS if body is not None else None),
                 timeout=_timeout(seconds),
                 allow_redirects=False,
             ) as response:
@@ -92,7 +113,7 @@ class Connections:
             raise MaybeDone(describe(error)) from error
         leader = response.headers.get("Distsync-Leader")
         if response.status == 200:
-            return Answer(content, leader)
+            return Answer(content, leader, response.headers.get("Distsync-Owner"), response.headers)
         raise _error_of(response.status, content, leader)
 
     async def lines(self, endpoint: Endpoint, path: str, seconds: float) -> EventLines:
@@ -143,13 +164,17 @@ class Connections:
             ssl=True if self._ssl is None else self._ssl,
             socket_factory=_kept_alive_socket,
         )
-        return aiohttp.ClientSession(
+        session = aiohttp.ClientSession(
             connector=connector,
             headers={"Distsync-Client": self._identity.client_id, "Accept": "application/json"},
             cookie_jar=aiohttp.DummyCookieJar(),
             skip_auto_headers=("User-Agent", "Accept-Encoding"),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
         )
+        # Of itself aiohttp sends a PUT or a DELETE again whose connection broke. Whether that may
+        # be done twice is not for it to say; `test_a_write_in_doubt_is_sent_once` watches this.
+        session._retry_connection = False
+        return session
 
 
 @lru_cache(maxsize=64)
@@ -181,9 +206,16 @@ def describe(error: BaseException) -> str:
     if isinstance(error, TimeoutError) and not isinstance(error, aiohttp.ConnectionTimeoutError):
         return "no answer in time"
     if isinstance(error, aiohttp.ClientConnectorError):
-        reason = os.strerror(error.errno) if error.errno else str(error.os_error)
-        return f"{error.host}:{error.port}: {reason}"
+        return f"{error.host}:{error.port}: {why_not_connected(error)}"
     return str(error) or type(error).__name__
+
+
+def why_not_connected(error: aiohttp.ClientConnectorError) -> str:
+    """Return what the system said when no connection came about."""
+    # aiohttp's own text names host and port again; the resolver's numbers are negative.
+    if error.errno is not None and error.errno > 0:
+        return os.strerror(error.errno)
+    return error.os_error.strerror or str(error.os_error)
 
 
 def _error_of(status: int, content: bytes, leader: str | None) -> Exception:
@@ -213,7 +245,17 @@ def _error_of(status: int, content: bytes, leader: str | None) -> Exception:
 def _fields(problem: Problem | None, leader: str | None) -> dict[str, Any]:
     found: dict[str, Any] = {} if leader is None else {"leader_url": leader}
     if problem is not None:
-        for name in ("request_id", "field", "leader", "cycle", "limit"):
+        for name in (
+            "request_id",
+            "field",
+            "leader",
+            "cycle",
+            "limit",
+            "stale",
+            "newest",
+            "version",
+            "errors",
+        ):
             if (value := getattr(problem, name)) is not None:
                 found[name] = value
     return found

@@ -6,7 +6,7 @@ import asyncio
 import inspect
 import logging
 from collections.abc import AsyncGenerator, Callable
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar
 from urllib.parse import urlencode
 from weakref import WeakSet
 
@@ -15,7 +15,7 @@ from distsync.clock import Clock
 from distsync.errors import DistSyncError, LockLost, NotHolder
 from distsync.ghosts import AnyAcquire, Ghosts, acquire_path, may_have_been_done
 from distsync.identity import Identity, new_request_id
-from distsync.lease import Lease, Span
+from distsync.lease import Span
 from distsync.models import (
     AcquireBody,
     AcquireManyBody,
@@ -37,9 +37,18 @@ __all__ = ["Core", "new_request_id"]
 _log = logging.getLogger("distsync")
 
 T = TypeVar("T")
+L = TypeVar("L", bound="Losable")
 
 _CLOSE_SECONDS: Final = 1.0
 _PAGE = 500
+
+
+class Losable(Protocol):
+    """What is held by this client and ends when it is closed."""
+
+    def lose(self, reason: str) -> None:
+        """It is over although it was wanted."""
+        ...
 
 
 class Core:
@@ -60,12 +69,13 @@ class Core:
         self.background = background
         self.ghosts = Ghosts(transport, clock, background)
         self.owners: Owners = TaskOwners(identity) if owner is None else FixedOwner(owner)
-        self._leases: WeakSet[Lease] = WeakSet()
+        self.queue_owners: dict[str, str] = {}  # where clients reach the owners of queues
+        self._held: WeakSet[Losable] = WeakSet()
 
-    def hold(self, lease: Lease) -> Lease:
-        """Remember a lease so that closing the client ends it."""
-        self._leases.add(lease)
-        return lease
+    def hold(self, held: L) -> L:
+        """Remember a lease or the like so that closing the client ends it."""
+        self._held.add(held)
+        return held
 
     def notify(self, callback: Callable[[LockLost], object] | None, error: LockLost) -> None:
         """Call a user's callback; what it raises is logged, what it awaits runs as a task."""
@@ -146,8 +156,8 @@ class Core:
 
     async def close(self) -> None:
         """End every lease and background task and close the connections."""
-        for lease in list(self._leases):
-            lease.lose("the client was closed")
+        for held in list(self._held):
+            held.lose("the client was closed")
         await self.ghosts.finish(_CLOSE_SECONDS)
         await self.background.close()
         await self.transport.close()

@@ -6,7 +6,7 @@ import math
 from datetime import timedelta
 from typing import TypeAlias
 
-__all__ = ["Duration", "to_milliseconds", "to_seconds"]
+__all__ = ["Duration", "milliseconds_or_none", "to_milliseconds", "to_seconds"]
 
 Duration: TypeAlias = float | timedelta
 """Seconds as a number, or a `timedelta`."""
@@ -30,3 +30,8 @@ def to_seconds(value: Duration, name: str) -> float:
 def to_milliseconds(seconds: float) -> int:
     """Return whole milliseconds; a duration above zero never becomes zero."""
     return math.ceil(round(seconds * 1000, 6))
+
+
+def milliseconds_or_none(value: Duration | None, name: str) -> int | None:
+    """Return a duration that may be left out in whole milliseconds; raises as `to_seconds`."""
+    return None if value is None else to_milliseconds(to_seconds(value, name))

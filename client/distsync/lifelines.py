@@ -4,7 +4,8 @@ A request that waits for a lock may rightly stay without an answer for minutes, 
 may take seconds. If the node is stopped or cut off meanwhile, no error ever comes. So once a
 request has been out for a second, one probe per node asks for a sign of life every two. A node that
 gives none, or twice says that it knows no leader, has its requests cut off, and their callers
-repeat them elsewhere; under the same request id that keeps the place in the queue.
+repeat them elsewhere; under the same request id that keeps the place in the queue. A request that
+needs no leader, as those of message queues, stays as long as its node lives.
 """
 
 from __future__ import annotations
@@ -30,10 +31,12 @@ _LEADERLESS_PROBES = 2
 class _Line:
     """The requests out at one node, oldest first, and what the probes said."""
 
-    __slots__ = ("cuts", "good_at", "leaderless", "probing", "timer")
+    __slots__ = ("alive_at", "cuts", "good_at", "leaderless", "needs_none", "probing", "timer")
 
     def __init__(self) -> None:
         self.cuts: dict[Cut, float] = {}
+        self.needs_none: set[Cut] = set()  # no leader, that is
+        self.alive_at = float("-inf")
         self.good_at = float("-inf")
         self.leaderless = 0
         self.probing: asyncio.Task[None] | None = None
@@ -59,21 +62,28 @@ class Lifelines:
         self._ask = ask
         self._lines: dict[Endpoint, _Line] = {}
 
-    def attach(self, endpoint: Endpoint, cut: Cut, now: float) -> None:
+    def attach(
+        self, endpoint: Endpoint, cut: Cut, now: float, *, needs_leader: bool = True
+    ) -> None:
         """A request is out at this node from now on; `cut` ends it."""
         line = self._lines.get(endpoint)
         if line is None:
             line = self._lines[endpoint] = _Line()
         line.cuts[cut] = now
+        if not needs_leader:
+            line.needs_none.add(cut)
         if line.timer is None and line.probing is None:
             self._look_later(endpoint, line, now + _PATIENCE_SECONDS)
 
     def detach(self, endpoint: Endpoint, cut: Cut) -> float:
-        """The request has ended; returns when its node was last known to be good."""
+        """The request has ended; returns when its node was last known to be good for it."""
         line = self._lines.get(endpoint)
         if line is None:
             return float("-inf")
         line.cuts.pop(cut, None)
+        if cut in line.needs_none:
+            line.needs_none.discard(cut)
+            return line.alive_at
         return line.good_at
 
     def _look_later(self, endpoint: Endpoint, line: _Line, when: float) -> None:
@@ -94,12 +104,17 @@ class Lifelines:
             while line.oldest() + _PATIENCE_SECONDS <= self._clock.now():
                 asked_at = self._clock.now()
                 status = await self._ask(endpoint)
+                if status is not None:
+                    line.alive_at = asked_at
                 if status is not None and status.leader is not None:
                     line.good_at = asked_at
                     line.leaderless = 0
-                elif status is None or line.leaderless + 1 >= _LEADERLESS_PROBES:
+                elif status is None:
                     line.leaderless = 0
-                    self._cut_off(line, asked_at)
+                    self._cut_off(line, asked_at, spared=set())
+                elif line.leaderless + 1 >= _LEADERLESS_PROBES:
+                    line.leaderless = 0
+                    self._cut_off(line, asked_at, spared=line.needs_none)
                 else:
                     line.leaderless += 1
                 await sleep_until(self._clock, asked_at + _PROBE_EVERY_SECONDS)
@@ -110,7 +125,9 @@ class Lifelines:
             elif self._lines.get(endpoint) is line:
                 del self._lines[endpoint]
 
-    def _cut_off(self, line: _Line, asked_at: float) -> None:
-        for cut in [cut for cut, since in line.cuts.items() if since <= asked_at]:
-            del line.cuts[cut]
-            cut()
+    def _cut_off(self, line: _Line, asked_at: float, *, spared: set[Cut]) -> None:
+        old = [cut for cut, since in line.cuts.items() if since <= asked_at]
+        for cut in old:
+            if cut not in spared:
+                del line.cuts[cut]
+                cut()

@@ -16,17 +16,18 @@ __all__ = [
     "LockInfo",
     "Member",
     "Mode",
+    "RefusedItem",
     "Waiter",
 ]
 
 Mode: TypeAlias = Literal["exclusive", "shared"]
 
 
-class _View(msgspec.Struct, frozen=True, gc=False):
-    pass
+class View(msgspec.Struct, frozen=True, gc=False):
+    """What a node answers."""
 
 
-class Holder(_View, frozen=True, kw_only=True):
+class Holder(View, frozen=True, kw_only=True):
     """One grant of a lock."""
 
     owner: str
@@ -41,7 +42,7 @@ class Holder(_View, frozen=True, kw_only=True):
         return self.expires_in_ms / 1000
 
 
-class Waiter(_View, frozen=True, kw_only=True):
+class Waiter(View, frozen=True, kw_only=True):
     """One waiting request; position 0 is next."""
 
     owner: str
@@ -56,7 +57,7 @@ class Waiter(_View, frozen=True, kw_only=True):
         return self.gives_up_in_ms / 1000
 
 
-class LockInfo(_View, frozen=True, kw_only=True):
+class LockInfo(View, frozen=True, kw_only=True):
     """The state of a lock; a free one has no holders. `token` is the newest holder's.
 
     The lists show the first holders and waiters only; the counts count all.
@@ -77,7 +78,7 @@ class LockInfo(_View, frozen=True, kw_only=True):
         return bool(self.holders)
 
 
-class Member(_View, frozen=True, kw_only=True):
+class Member(View, frozen=True, kw_only=True):
     """A member of the cluster as the answering node sees it."""
 
     id: str
@@ -91,7 +92,7 @@ class Member(_View, frozen=True, kw_only=True):
     last_contact_ms: int | None = None
 
 
-class ClusterStatus(_View, frozen=True, kw_only=True):
+class ClusterStatus(View, frozen=True, kw_only=True):
     """The answering node's own view of itself and the cluster."""
 
     node: str
@@ -118,7 +119,7 @@ class ClusterStatus(_View, frozen=True, kw_only=True):
 # --- Answers the library turns into something else ----------------------------------------------
 
 
-class Grant(_View, frozen=True, kw_only=True):
+class Grant(View, frozen=True, kw_only=True):
     """POST /lock/acquire, /lock/upgrade, /lock/downgrade."""
 
     token: int
@@ -126,45 +127,54 @@ class Grant(_View, frozen=True, kw_only=True):
     mode: Mode = "exclusive"
 
 
-class NamedToken(_View, frozen=True, kw_only=True):
+class NamedToken(View, frozen=True, kw_only=True):
     """One lock of a grant of several."""
 
     name: str
     token: int
 
 
-class ManyGrant(_View, frozen=True, kw_only=True):
+class ManyGrant(View, frozen=True, kw_only=True):
     """POST /lock/acquire_many."""
 
     locks: list[NamedToken]
     expires_in_ms: int
 
 
-class Renewed(_View, frozen=True, kw_only=True):
+class Renewed(View, frozen=True, kw_only=True):
     """POST /lock/renew and /session/keepalive."""
 
     expires_in_ms: int
 
 
-class OpenedSession(_View, frozen=True, kw_only=True):
+class OpenedSession(View, frozen=True, kw_only=True):
     """POST /session."""
 
     session: str
     expires_in_ms: int
 
 
-class Nothing(_View, frozen=True, kw_only=True):
+class Nothing(View, frozen=True, kw_only=True):
     """An answer whose arrival says it all."""
 
 
-class LockPage(_View, frozen=True, kw_only=True):
+class LockPage(View, frozen=True, kw_only=True):
     """GET /locks."""
 
     locks: list[LockInfo]
     next: str | None = None
 
 
-class Problem(_View, frozen=True, kw_only=True):
+class RefusedItem(View, frozen=True):
+    """One item of a batch that was refused: its place, and what is wrong with it."""
+
+    index: int
+    field: str
+    code: str
+    detail: str
+
+
+class Problem(View, frozen=True, kw_only=True):
     """application/problem+json (RFC 9457)."""
 
     code: str
@@ -176,16 +186,20 @@ class Problem(_View, frozen=True, kw_only=True):
     leader: str | None = None
     cycle: list[str] | None = None
     limit: str | None = None
+    stale: list[str] | None = None
+    newest: int | None = None
+    version: str | None = None
+    errors: list[RefusedItem] | None = None
 
 
 # --- Bodies -------------------------------------------------------------------------------------
 
 
-class _Body(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
-    pass
+class Body(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """What a node is sent."""
 
 
-class AcquireBody(_Body, frozen=True, kw_only=True):
+class AcquireBody(Body, frozen=True, kw_only=True):
     """POST /lock/acquire."""
 
     name: str
@@ -198,7 +212,7 @@ class AcquireBody(_Body, frozen=True, kw_only=True):
     session: str | None = None
 
 
-class AcquireManyBody(_Body, frozen=True, kw_only=True):
+class AcquireManyBody(Body, frozen=True, kw_only=True):
     """POST /lock/acquire_many."""
 
     names: list[str]
@@ -209,7 +223,7 @@ class AcquireManyBody(_Body, frozen=True, kw_only=True):
     wait_ms: int = 0
 
 
-class UpgradeBody(_Body, frozen=True, kw_only=True):
+class UpgradeBody(Body, frozen=True, kw_only=True):
     """POST /lock/upgrade."""
 
     name: str
@@ -219,7 +233,7 @@ class UpgradeBody(_Body, frozen=True, kw_only=True):
     wait_ms: int = 0
 
 
-class GrantBody(_Body, frozen=True, kw_only=True):
+class GrantBody(Body, frozen=True, kw_only=True):
     """POST /lock/downgrade and /lock/release."""
 
     name: str
@@ -228,7 +242,7 @@ class GrantBody(_Body, frozen=True, kw_only=True):
     request_id: str
 
 
-class RenewBody(_Body, frozen=True, kw_only=True):
+class RenewBody(Body, frozen=True, kw_only=True):
     """POST /lock/renew."""
 
     name: str
@@ -237,20 +251,20 @@ class RenewBody(_Body, frozen=True, kw_only=True):
     ttl_ms: int = 10_000
 
 
-class OpenSessionBody(_Body, frozen=True, kw_only=True):
+class OpenSessionBody(Body, frozen=True, kw_only=True):
     """POST /session."""
 
     request_id: str
     ttl_ms: int = 10_000
 
 
-class KeepAliveBody(_Body, frozen=True, kw_only=True):
+class KeepAliveBody(Body, frozen=True, kw_only=True):
     """POST /session/keepalive."""
 
     session: str
 
 
-class CloseSessionBody(_Body, frozen=True, kw_only=True):
+class CloseSessionBody(Body, frozen=True, kw_only=True):
     """POST /session/close."""
 
     session: str

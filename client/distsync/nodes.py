@@ -8,6 +8,10 @@ No I/O here; `discovery` asks, this decides. The rules:
 - A usable URL of the leader comes first. It may be a configured one at which the leader answered.
 - Without it the choice sticks to the node that answered last and moves on when that one fails:
   any node forwards to the leader.
+- A call may prefer the owner of what it asks for, where the cluster said that is, if that URL is
+  usable and does not rest.
+- A call to the cache keeps to one node, since that one then has what it reads at hand: to the URL
+  of a member, as a URL of several nodes would lead to another each time. Clients spread over them.
 - A configured URL that failed rests for a moment, doubled with each failure; when all rest, the
   one whose rest ends first is asked all the same. A discovered URL that failed must prove itself
   anew before it is used.
@@ -30,6 +34,7 @@ DEFAULT_URLS = ("http://127.0.0.1:8081", "http://127.0.0.1:8082", "http://127.0.
 _REST_SECONDS = 0.25
 _LONGEST_REST_SECONDS = 5.0
 _LONGEST_PROBE_REST_SECONDS = 30.0
+_MAX_PATHS_KEPT = 64
 
 
 def parse_urls(urls: str | Iterable[str]) -> tuple[str, ...]:
@@ -70,10 +75,12 @@ class Endpoint:
     paths: dict[str, URL] = field(default_factory=dict)
 
     def at(self, path: str) -> URL:
-        """Return the URL of one of the fixed paths, parsed once."""
+        """Return the URL of a path; those of the first few are parsed once."""
         url = self.paths.get(path)
         if url is None:
-            url = self.paths[path] = URL(self.url + path, encoded=True)
+            url = URL(self.url + path, encoded=True)
+            if len(self.paths) < _MAX_PATHS_KEPT:
+                self.paths[path] = url
         return url
 
 
@@ -81,10 +88,12 @@ class NodeSet:
     """The endpoints of one cluster and the choice among them."""
 
     def __init__(self, urls: tuple[str, ...], *, first: int = 0) -> None:
-        """Begin with the configured `urls`, asking number `first` of them."""
+        """Begin with the configured `urls`, asking number `first` of them; any number will do."""
         self._endpoints = {url: Endpoint(url=url, configured=True, usable=True) for url in urls}
         self._current = self._endpoints[urls[first % len(urls)]]
         self._leader: Endpoint | None = None
+        self._first = first
+        self._kept: Endpoint | None = None
         self._member_of_url: dict[str, str] = {}
         self._term = -1
         self.leader_url: str | None = None
@@ -117,6 +126,33 @@ class NodeSet:
         else:
             self._current = min(usable, key=lambda endpoint: endpoint.rests_until)
         return self._current
+
+    def preferred(self, url: str | None, now: float) -> Endpoint | None:
+        """Return where a node that the cluster named can be asked right now."""
+        endpoint = self._reachable(url) if url is not None else None
+        return endpoint if endpoint is not None and endpoint.rests_until <= now else None
+
+    def kept(self, now: float, avoid: Endpoint | None = None) -> Endpoint:
+        """Return the endpoint that calls keep to; one to `avoid` is left for this once only."""
+        kept = self._kept
+        is_good = kept is not None and kept.usable and kept.rests_until <= now
+        if kept is not None and is_good and kept is not avoid:
+            return kept
+        of_members = [
+            endpoint
+            for url, endpoint in self._endpoints.items()
+            if url in self._member_of_url
+            and endpoint.usable
+            and endpoint.rests_until <= now
+            and endpoint is not avoid
+        ]
+        if not of_members:
+            return self.choose(now, avoid)
+        is_there = self._current in of_members
+        chosen = self._current if is_there else of_members[self._first % len(of_members)]
+        if not is_good:
+            self._kept = chosen
+        return chosen
 
     def answered(self, endpoint: Endpoint) -> None:
         """Note that a node answered there, whatever it said."""
@@ -185,18 +221,18 @@ class NodeSet:
             del self._endpoints[endpoint.url]
 
     def _find_leader(self) -> None:
-        self._leader = None
-        url = self.leader_url
-        if url is None:
-            return
+        self._leader = self._reachable(self.leader_url) if self.leader_url is not None else None
+
+    def _reachable(self, url: str) -> Endpoint | None:
+        """Return the usable endpoint of the node at a URL that the cluster told of."""
         endpoint = self._endpoints.get(url)
         if endpoint is not None and endpoint.usable:
-            self._leader = endpoint
-            return
+            return endpoint
         member_id = self._member_of_url.get(url)
-        if member_id is not None:
-            same = (e for e in self._endpoints.values() if e.usable and e.member_id == member_id)
-            self._leader = next(same, None)
+        if member_id is None:
+            return None
+        same = (e for e in self._endpoints.values() if e.usable and e.member_id == member_id)
+        return next(same, None)
 
     def _after(self, current: Endpoint, choices: list[Endpoint]) -> Endpoint:
         order = list(self._endpoints.values())

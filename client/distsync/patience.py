@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from enum import Enum, auto
 from typing import Any, Final
 
 import msgspec
 
-from distsync.connections import MaybeDone, refused
+from distsync.connections import Answer, MaybeDone, refused
 from distsync.errors import DistSyncError, OutcomeUnknown, Unavailable
 
 __all__ = ["Call", "Patience", "Repeat"]
@@ -23,10 +24,12 @@ _DOUBT_SECONDS: Final = 100.0
 
 
 class Repeat(Enum):
-    """Why a call may be repeated."""
+    """Whether, and why, a call may be repeated that may have been done."""
 
-    KEYED = auto()  # it changes something and carries a request id
+    KEYED = auto()  # it changes something; its request id or its nature has that done once
     IDEMPOTENT = auto()  # doing it twice is doing it once
+    GUARDED = auto()  # what it names is gone once it was done: a repetition may be refused for that
+    ONCE = auto()  # it is not repeated: done twice, it would undo what others did in between
 
 
 class Call(msgspec.Struct):
@@ -35,9 +38,13 @@ class Call(msgspec.Struct):
     method: str
     path: str
     body: bytes | None
-    decode: Any
+    decode: Callable[[Answer], Any]
     repeat: Repeat
-    wait_seconds: float
+    wait_seconds: float = 0.0
+    needs_leader: bool = True
+    prefer: str | None = None
+    keeps_to_one: bool = False  # any node answers alike, but the same one answers sooner
+    headers: dict[str, str] | None = None
     good_at: float = float("-inf")
 
 
@@ -66,7 +73,9 @@ class Patience:
         """Return how long the next attempt may take, waiting in the cluster not counted."""
         return max(_SHORTEST_ATTEMPT_SECONDS, min(_ATTEMPT_SECONDS, self._give_up_at - now))
 
-    def resume_at(self, error: Exception, *, now: float, good_at: float) -> float | None:
+    def resume_at(
+        self, error: Exception, *, now: float, good_at: float, repeat: Repeat
+    ) -> float | None:
         """Note the end of an attempt; return when to make the next, or None for not at all.
 
         `good_at` is when the node was last known to be good. The outage began after that, so the
@@ -78,6 +87,8 @@ class Patience:
             if self._doubt is None or good_at > self._started:
                 self._give_up_at = min(self._give_up_at, now + _DOUBT_SECONDS)
             self._doubt = error
+            if repeat is Repeat.ONCE:
+                return None
         pause = self._pause * (0.5 + random.random() / 2)
         self._pause = min(self._pause * 2, _LONGEST_PAUSE_SECONDS)
         return now + pause if now + pause < self._give_up_at else None
@@ -87,6 +98,7 @@ class Patience:
         said = refused(last)
         fields = dict(said.fields) if said is not None else {}
         tried = f"{call.path}: no answer in {now - self._started:.1f} s"
-        if self._doubt is not None and call.repeat is Repeat.KEYED:
+        if self._doubt is not None and call.repeat is not Repeat.IDEMPOTENT:
             return OutcomeUnknown(f"{tried}; it may have been done ({self._doubt})", **fields)
-        return Unavailable(f"{tried} ({last})", **fields)
+        kind = type(said) if isinstance(said, Unavailable) else Unavailable
+        return kind(f"{tried} ({last})", **fields)

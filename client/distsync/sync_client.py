@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import NamedTuple
 
+from distsync.cache import Cache
 from distsync.client import AsyncClient
 from distsync.clock import Clock
 from distsync.durations import Duration, to_seconds
@@ -20,7 +21,9 @@ from distsync.models import ClusterStatus, LockInfo
 from distsync.nodes import DEFAULT_URLS, parse_urls
 from distsync.owners import FixedOwner, OneOwner, Owners
 from distsync.portal import Portal
+from distsync.sync_cache import SyncCache
 from distsync.sync_locks import SyncLock, SyncLockSet, SyncSession, in_thread
+from distsync.sync_queues import SyncQueue
 from distsync.sync_recipes import SyncBarrier, SyncElection, SyncLatch
 from distsync.waiting import Wait
 
@@ -158,6 +161,25 @@ class Client:
         engine = self._engine()
         return engine.portal.iterate(engine.client.watch(name))
 
+    # --- Queues -----------------------------------------------------------------------------
+
+    def queue(self, name: str) -> SyncQueue:
+        """Return a queue, to push messages to and to claim them from; see `AsyncClient.queue`."""
+        engine = self._engine()
+        return SyncQueue(engine.portal, engine.client.queue(name))
+
+    def queues(self, prefix: str = "") -> Iterator[str]:
+        """Yield the names of queues in the order of their bytes."""
+        engine = self._engine()
+        return engine.portal.iterate(engine.client.queues(prefix))
+
+    # --- The cache --------------------------------------------------------------------------
+
+    @property
+    def cache(self) -> SyncCache:
+        """The cache: values by key, the same for everyone at every moment; see `Cache`."""
+        return SyncCache(self._cache_engine)
+
     # --- Recipes ----------------------------------------------------------------------------
 
     def election(
@@ -234,6 +256,10 @@ class Client:
                 )
                 self._finalizer = weakref.finalize(self, _end, self._running)
             return self._running
+
+    def _cache_engine(self) -> tuple[Portal, Cache]:
+        engine = self._engine()
+        return engine.portal, engine.client.cache
 
     def _owners_of_thread(self) -> Owners:
         if self._owner is not None:

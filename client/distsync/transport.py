@@ -4,6 +4,10 @@ What may be repeated, and what an end without an answer means:
 
 - Every call that changes something carries a request id and is repeated under the same id and with
   the same body, so that the cluster does it once. Renewals, keep-alives and reads are idempotent.
+  Writes to the cache carry none: one that is guarded by a version or a token is repeated, and
+  refused if it was done before; any other is not repeated once it may have been done.
+  What is done twice with the same effect (DELETE, the PUT of a schedule) needs no id; its caller is
+  told whether an attempt before the one that was answered may have been done.
 - An attempt that could not connect, or was answered 503 by a node, did nothing. One that was sent
   and broke off, timed out, or got 504 (or a 5xx that no node wrote: a proxy's) may have been done.
 - Once an attempt may have been done, only an answer about this request ends the doubt. Without one
@@ -20,7 +24,7 @@ from __future__ import annotations
 import asyncio
 import random
 import ssl as ssl_module
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -31,7 +35,7 @@ from distsync.background import Background
 from distsync.clock import Clock, sleep_until
 from distsync.connections import Answer, BrokenOff, Connections, MaybeDone, NotDone, refused
 from distsync.discovery import Discovery
-from distsync.errors import DiskFull, DistSyncError, LimitReached, Unavailable
+from distsync.errors import DiskFull, DistSyncError, LimitReached, RedisFull, Unavailable
 from distsync.identity import Identity
 from distsync.lifelines import Lifelines
 from distsync.models import ClusterStatus
@@ -49,10 +53,15 @@ _STATUS_PATH = "/cluster/status"
 
 @dataclass(frozen=True, slots=True)
 class Reply(Generic[T]):
-    """An answer, and when the attempt that it answers was about to be sent."""
+    """An answer, when the attempt that it answers was about to be sent, and who owns the thing.
+
+    `after_doubt` says whether an earlier attempt may have been done.
+    """
 
     value: T
     sent_at: float
+    owner: str | None = None
+    after_doubt: bool = False
 
 
 class Transport:
@@ -69,13 +78,13 @@ class Transport:
         ssl: ssl_module.SSLContext | None = None,
     ) -> None:
         """`timeout_seconds` is how long a call rides out an outage."""
-        self.nodes = NodeSet(urls, first=random.randrange(len(urls)))
+        self.nodes = NodeSet(urls, first=random.getrandbits(30))
         self.timeout_seconds = timeout_seconds
         self._clock = clock
         self._connections = Connections(identity, ssl=ssl)
         self._discovery = Discovery(self.nodes, clock, background, self._probe)
         self._lifelines = Lifelines(clock, background, self._check)
-        self._decoders: dict[type[Any], Any] = {}
+        self._decoders: dict[type[Any], Callable[[Answer], Any]] = {}
 
     async def post(
         self,
@@ -87,12 +96,16 @@ class Transport:
         wait_seconds: float = 0.0,
         give_up_at: float | None = None,
         attempt_seconds: float | None = None,
+        method: str = "POST",
+        needs_leader: bool = True,
+        prefer: str | None = None,
     ) -> Reply[T]:
         """Send `body` until there is an answer.
 
         `wait_seconds` is how long the cluster itself may hold the answer back; the outage that is
         ridden out comes on top. `give_up_at` takes the place of the client's own timeout, and
-        `attempt_seconds` of the usual length of an attempt.
+        `attempt_seconds` of the usual length of an attempt. With `needs_leader` false, a node that
+        knows no leader is as good as any. `prefer` is where the first attempt goes if it can.
 
         Raises:
             Unavailable: nothing was done before the deadline.
@@ -100,13 +113,27 @@ class Transport:
             DistSyncError: what the node answered.
         """
         encoded = msgspec.json.encode(body)
-        call = Call("POST", path, encoded, self._decoder(kind), repeat, wait_seconds)
-        return await self._run(call, give_up_at, attempt_seconds)
+        decode = self.decoder(kind)
+        call = Call(method, path, encoded, decode, repeat, wait_seconds, needs_leader, prefer)
+        return await self.run(call, give_up_at=give_up_at, attempt_seconds=attempt_seconds)
 
-    async def get(self, path: str, kind: type[T], *, give_up_at: float | None = None) -> Reply[T]:
+    async def delete(
+        self, path: str, kind: type[T], *, needs_leader: bool = True, prefer: str | None = None
+    ) -> Reply[T]:
+        """Take something away; as `post`, but without a request id.
+
+        Where an attempt was in doubt, `after_doubt` of the reply or of the error says so: what was
+        to be taken away may be gone by this very call.
+        """
+        decode = self.decoder(kind)
+        call = Call("DELETE", path, None, decode, Repeat.KEYED, 0.0, needs_leader, prefer)
+        return await self.run(call)
+
+    async def get(self, path: str, kind: type[T], *, needs_leader: bool = True) -> Reply[T]:
         """Read something. Raises as `post`, but never `OutcomeUnknown`."""
-        call = Call("GET", path, None, self._decoder(kind), Repeat.IDEMPOTENT, 0.0)
-        return await self._run(call, give_up_at)
+        decode = self.decoder(kind)
+        call = Call("GET", path, None, decode, Repeat.IDEMPOTENT, needs_leader=needs_leader)
+        return await self.run(call)
 
     async def stream(self, path: str) -> AsyncGenerator[bytes, None]:
         """Yield the lines of one event stream until it breaks off.
@@ -144,31 +171,50 @@ class Transport:
         """Close every connection."""
         await self._connections.close()
 
-    async def _run(
-        self, call: Call, give_up_at: float | None, attempt_seconds: float | None = None
+    async def run(
+        self,
+        call: Call,
+        *,
+        give_up_at: float | None = None,
+        attempt_seconds: float | None = None,
     ) -> Reply[Any]:
+        """Make a call until there is an answer; `post` says the rest."""
         clock = self._clock
         started = sent_at = clock.now()
         self._discovery.called(started)
         patience = Patience(started, self.timeout_seconds, call.wait_seconds, give_up_at)
         avoid: Endpoint | None = None
         while True:
-            endpoint = self.nodes.choose(sent_at, avoid)
+            endpoint = self._choose(call, sent_at, avoid, first=patience.failures == 0)
             seconds = attempt_seconds or patience.attempt_seconds(sent_at)
             try:
-                value = await self._attempt(call, endpoint, sent_at, seconds)
-            except (NotDone, MaybeDone, LimitReached, DiskFull) as error:
+                value, owner = await self._attempt(call, endpoint, sent_at, seconds)
+            except (NotDone, MaybeDone, LimitReached, DiskFull, RedisFull) as error:
                 if isinstance(error, DistSyncError) and not patience.in_doubt:
                     raise  # refused, and no attempt before it may have been done
                 now = clock.now()
-                resume_at = patience.resume_at(error, now=now, good_at=call.good_at)
+                resume_at = patience.resume_at(
+                    error, now=now, good_at=call.good_at, repeat=call.repeat
+                )
                 if resume_at is None:
                     raise patience.verdict(call, error, now) from error
                 avoid = self._endpoint_to_avoid(endpoint, error, first=patience.failures == 1)
+            except DistSyncError as error:
+                error.after_doubt = patience.in_doubt
+                if patience.in_doubt and call.repeat is Repeat.GUARDED:
+                    # Perhaps because the attempt in doubt was done, perhaps for another's doing.
+                    raise patience.verdict(call, error, clock.now()) from error
+                raise
             else:
-                return Reply(value, sent_at)
+                return Reply(value, sent_at, owner, patience.in_doubt)
             await sleep_until(clock, resume_at)
             sent_at = clock.now()
+
+    def _choose(self, call: Call, now: float, avoid: Endpoint | None, *, first: bool) -> Endpoint:
+        if call.keeps_to_one:
+            return self.nodes.kept(now, avoid)
+        preferred = self.nodes.preferred(call.prefer, now) if first else None
+        return preferred or self.nodes.choose(now, avoid)
 
     def _endpoint_to_avoid(
         self, endpoint: Endpoint, error: Exception, *, first: bool
@@ -179,7 +225,9 @@ class Transport:
             self._lost_contact(endpoint)
         return endpoint
 
-    async def _attempt(self, call: Call, endpoint: Endpoint, now: float, seconds: float) -> Any:
+    async def _attempt(
+        self, call: Call, endpoint: Endpoint, now: float, seconds: float
+    ) -> tuple[Any, str | None]:
         try:
             answer = await self._exchange(call, endpoint, now, seconds + call.wait_seconds)
         except (DistSyncError, NotDone, MaybeDone) as error:
@@ -189,7 +237,7 @@ class Transport:
             raise
         self._heard(endpoint, answer.leader)
         try:
-            return call.decode(answer.content)
+            return call.decode(answer), answer.owner
         except msgspec.MsgspecError as error:
             raise MaybeDone(f"{endpoint.url} gave a senseless answer: {error}") from error
 
@@ -199,11 +247,11 @@ class Transport:
         def cut() -> None:
             scope.reschedule(asyncio.get_running_loop().time())
 
-        self._lifelines.attach(endpoint, cut, now)
+        self._lifelines.attach(endpoint, cut, now, needs_leader=call.needs_leader)
         try:
             async with scope:
                 return await self._connections.exchange(
-                    endpoint, call.method, call.path, call.body, seconds
+                    endpoint, call.method, call.path, call.body, seconds, call.headers
                 )
         except TimeoutError as error:
             raise MaybeDone("the node went silent") from error
@@ -227,7 +275,7 @@ class Transport:
             answer = await self._connections.exchange(
                 endpoint, "GET", _STATUS_PATH, None, _PROBE_SECONDS
             )
-            status: ClusterStatus = self._decoder(ClusterStatus)(answer.content)
+            status: ClusterStatus = self.decoder(ClusterStatus)(answer)
         except (NotDone, MaybeDone, DistSyncError, msgspec.MsgspecError):
             return None
         return status
@@ -240,8 +288,10 @@ class Transport:
             self.nodes.note_status(endpoint, status, self._clock.now())
         return status
 
-    def _decoder(self, kind: type[Any]) -> Any:
+    def decoder(self, kind: type[T]) -> Callable[[Answer], T]:
+        """Return what reads a JSON answer of that kind."""
         decode = self._decoders.get(kind)
         if decode is None:
-            decode = self._decoders[kind] = msgspec.json.Decoder(kind).decode
+            of_content = msgspec.json.Decoder(kind).decode
+            decode = self._decoders[kind] = lambda answer: of_content(answer.content)
         return decode

@@ -19,10 +19,12 @@ from distsync.errors import DistSyncError
 
 # Subcommands are imported when they are used: completion and --help stay quick.
 _SUBCOMMANDS = {
+    "cache": ("distsync.command.cache:cache", "Read and write cached values, look at the cache."),
     "completion": ("distsync.command.completion:completion", "Print a shell completion script."),
     "lock": ("distsync.command.locks:lock", "Take, release, list, watch and run under locks."),
     "member": ("distsync.command.members:member", "Change who is in the cluster."),
     "node": ("distsync.command.node:node", "Run one node."),
+    "queue": ("distsync.command.queues:queue", "Push, claim and look at messages, and work."),
     "ring": ("distsync.command.ring:ring", "Show who owns what."),
     "status": ("distsync.command.status:status", "Show the nodes and who leads."),
     "up": ("distsync.command.up:up", "Run a cluster on this machine."),
@@ -51,7 +53,7 @@ class _LazyGroup(click.Group):
 @output_option(envvar="DISTSYNC_OUTPUT")
 @click.pass_context
 def app(ctx: click.Context) -> None:
-    """Run a DistSync cluster, look at it, and use its locks."""
+    """Run a DistSync cluster, look at it, and use its locks, queues and cache."""
     ctx.ensure_object(Options)
 
 
@@ -63,7 +65,7 @@ def main() -> NoReturn:
     except Failure as failure:
         _exit(failure.message, failure.exit_code)
     except DistSyncError as error:
-        _exit(f"{error.detail} ({error.code})", ExitCode.FAILED)
+        _exit(f"{error} ({error.code})", ExitCode.FAILED)
     except click.exceptions.NoArgsIsHelpError as error:  # a group without a subcommand
         click.echo(error.message, err=True)
         sys.exit(ExitCode.USAGE)

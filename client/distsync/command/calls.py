@@ -5,7 +5,6 @@ The client library talks to a cluster, whichever node answers; these calls are a
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
@@ -13,6 +12,7 @@ import aiohttp
 import msgspec
 
 from distsync.command.failures import ExitCode, Failure
+from distsync.connections import why_not_connected
 from distsync.errors import DistSyncError, OutcomeUnknown, Unavailable, error_from_problem
 from distsync.models import Member, Problem
 
@@ -30,6 +30,7 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     cluster_id: str | None = None
     config_index: int = 0
     leader: str | None = None
+    draining: bool = False
     peer_url: str = ""
     client_url: str = ""
 
@@ -140,7 +141,7 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, TimeoutError):
         return "timed out"
     if isinstance(error, aiohttp.ClientConnectorError):
-        return os.strerror(error.errno) if error.errno else str(error.os_error)
+        return why_not_connected(error)
     return str(error) or type(error).__name__
 
 

@@ -4,6 +4,8 @@ longer than we want it or live ourselves.
 The group makes it possible to end the command with everything it started. A group of its own would
 be in the background of the terminal, so it is given the foreground, as a shell does for a job; when
 it is stopped there (Ctrl-Z), so are we, and whoever brings us back continues it.
+
+A command that is one of several stays in the background, and signals stay with us.
 """
 
 from __future__ import annotations
@@ -29,35 +31,45 @@ _TERMINAL = 0
 class Child:
     """A running command; `Child.start` makes one."""
 
-    def __init__(self, process: asyncio.subprocess.Process, *, foreground: bool) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, *, foreground: bool = False) -> None:
         self._process = process
         self._foreground = foreground
+        self._has_signals = False
 
     @classmethod
     async def start(cls, command: Sequence[str], environment: Mapping[str, str]) -> Child:
-        """Start a command with our own standard streams."""
+        """Start the one command that we run, with our own standard streams."""
         foreground = _is_foreground()
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            # Isolated and without site packages: it is there only until it becomes the command.
-            "-I",
-            "-S",
-            str(_LAUNCHER),
-            str(os.getpid()),
-            "foreground" if foreground else "background",
-            *command,
-            env=dict(environment),
-            process_group=0,
-        )
+        process = await _launch(command, environment, foreground=foreground)
         child = cls(process, foreground=foreground)
         child._take_signals()
         return child
 
+    @classmethod
+    async def start_apart(
+        cls, command: Sequence[str], environment: Mapping[str, str], stdin: int
+    ) -> Child:
+        """Start one of several commands, with a standard input of its own."""
+        return cls(await _launch(command, environment, foreground=False, stdin=stdin))
+
     async def wait(self) -> int:
         """Wait for the command; return its exit code, 128 + n after signal n, as a shell does."""
         code = await self._process.wait()
-        self._give_signals_back()
+        if self._has_signals:
+            self._give_signals_back()
         return code if code >= 0 else ExitCode.SIGNALLED - code
+
+    def stop(self) -> None:
+        """Stop the command and all it started where they are."""
+        self._signal_group(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Continue what was stopped."""
+        self._signal_group(signal.SIGCONT)
+
+    def kill(self) -> None:
+        """End at once what is left of the command and all it started."""
+        self._signal_group(signal.SIGKILL)
 
     async def end(self, grace_seconds: float) -> None:
         """End the command and all it started: SIGTERM, and SIGKILL to what is left of it then."""
@@ -68,7 +80,7 @@ class Child:
                 await self._process.wait()
                 while self._signal_group(None):  # noqa: ASYNC110 - nobody tells of an empty group
                     await asyncio.sleep(_POLL_SECONDS)
-        self._signal_group(signal.SIGKILL)
+        self.kill()
         await self.wait()
 
     def _signal_group(self, number: signal.Signals | None) -> bool:
@@ -82,6 +94,7 @@ class Child:
         return True
 
     def _take_signals(self) -> None:
+        self._has_signals = True
         loop = asyncio.get_running_loop()
         for number in _TO_THE_GROUP:
             loop.add_signal_handler(number, self._signal_group, number)
@@ -93,6 +106,7 @@ class Child:
             loop.add_signal_handler(signal.SIGCHLD, self._stop_with_it)
 
     def _give_signals_back(self) -> None:
+        self._has_signals = False
         loop = asyncio.get_running_loop()
         for number in (*_TO_THE_GROUP, *_TO_THE_COMMAND):
             loop.remove_signal_handler(number)
@@ -117,6 +131,28 @@ class Child:
             if _is_foreground():
                 os.tcsetpgrp(_TERMINAL, self._process.pid)
             self._signal_group(signal.SIGCONT)
+
+
+async def _launch(
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    *,
+    foreground: bool,
+    stdin: int | None = None,
+) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        # Isolated and without site packages: it is there only until it becomes the command.
+        "-I",
+        "-S",
+        str(_LAUNCHER),
+        str(os.getpid()),
+        "foreground" if foreground else "background",
+        *command,
+        env=dict(environment),
+        process_group=0,
+        stdin=stdin,
+    )
 
 
 def _is_foreground() -> bool:

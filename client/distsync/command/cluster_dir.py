@@ -5,6 +5,8 @@
     secret             shared by the nodes and by administrators, readable by its owner only
     node-1/ ...        the data of a node
     node-1.log ...     what a node wrote to stderr
+    redis/             the data of the Redis server, and its socket
+    redis.log          what that server wrote
 
 Nothing is ever removed from a directory without the first file, and then only these names.
 """
@@ -24,7 +26,7 @@ import msgspec
 
 from distsync.command.failures import ExitCode, Failure
 
-_OUR_NAMES = re.compile(r"node-[1-9]\d*(\.log(\.1)?)?|secret|distsync-up\.json")
+_OUR_NAMES = re.compile(r"(node-[1-9]\d*|redis)(\.log(\.1)?)?|secret|distsync-up\.json")
 _MAX_LOG_BYTES = 16 << 20
 
 
@@ -124,15 +126,20 @@ class ClusterDir:
         """Return where a node keeps its data."""
         return self.path / name
 
+    @property
+    def redis_dir(self) -> Path:
+        """Where the Redis server of the queues keeps its data."""
+        return self.path / "redis"
+
     def log_file(self, name: str) -> Path:
-        """Return where a node's log goes; a long one is put aside first."""
+        """Return where the log of a node or of Redis goes; a long one is put aside first."""
         log = self.path / f"{name}.log"
         if log.exists() and log.stat().st_size > _MAX_LOG_BYTES:
             log.replace(self.path / f"{name}.log.1")
         return log
 
     def last_words(self, name: str) -> str:
-        """Return the last line of a node's log."""
+        """Return the last line of a node's log, or of Redis's."""
         try:
             with (self.path / f"{name}.log").open("rb") as log:
                 log.seek(max(0, log.seek(0, os.SEEK_END) - 4096))

@@ -11,10 +11,10 @@ class ExitCode(IntEnum):
     OK = 0
     FAILED = 1  # the cluster refused or could not be reached
     USAGE = 2  # wrong arguments, or a node that cannot start
-    LOCK_NOT_ACQUIRED = 75  # `lock run`: the command was not started (EX_TEMPFAIL)
+    NOT_NOW = 75  # `lock run`: not acquired, not started; `queue pop`: no message (EX_TEMPFAIL)
     LOCK_LOST = 76  # `lock run`: the lock was lost and the command was ended
-    NOT_EXECUTABLE = 126  # `lock run`: as a shell reports it
-    COMMAND_NOT_FOUND = 127  # `lock run`: as a shell reports it
+    NOT_EXECUTABLE = 126  # `lock run` and `queue work`: as a shell reports it
+    COMMAND_NOT_FOUND = 127  # `lock run` and `queue work`: as a shell reports it
     SIGNALLED = 128  # plus the number of the signal that ended it
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import shutil
 import signal
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
@@ -20,6 +19,7 @@ from typing import Any
 import click
 
 from distsync.client import AsyncClient
+from distsync.command.after_dashes import AfterDashes, check_command
 from distsync.command.child import Child
 from distsync.command.durations import DurationType
 from distsync.command.failures import ExitCode, Failure
@@ -33,21 +33,7 @@ _TELL_AFTER_SECONDS = 0.3
 _CANCELLING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
-class _Run(click.Command):
-    """Takes what follows `--` as it is; says so when an option of the command came without it."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        separated = "--" in args
-        try:
-            return super().parse_args(ctx, args)
-        except click.NoSuchOption as error:
-            if separated:
-                raise
-            message = f"{error.format_message().rstrip('.')}; write -- before the command"
-            raise click.UsageError(message, ctx) from None
-
-
-@click.command(cls=_Run)
+@click.command(cls=AfterDashes)
 @lock_options
 @click.option("--wait", type=DurationType(), help="How long to wait for it.  [default: for ever]")
 @click.option(
@@ -72,19 +58,9 @@ def run(
     The command finds DISTSYNC_LOCK_NAME, DISTSYNC_LOCK_TOKEN, DISTSYNC_LOCK_OWNER and DISTSYNC_URL
     in its environment.
     """
-    _check_command(command[0])
+    check_command(command[0])
     job = _Job(LockRequest(wait=wait, **request), command, options.urls, grace / 1000)
     raise click.exceptions.Exit(asyncio.run(job.run()))
-
-
-def _check_command(program: str) -> None:
-    """Find out before a lock is taken for it whether there is such a command at all."""
-    if shutil.which(program) is None:
-        found = os.path.exists(program) if os.sep in program else False
-        raise Failure(
-            f"{program}: {'not executable' if found else 'command not found'}",
-            exit_code=ExitCode.NOT_EXECUTABLE if found else ExitCode.COMMAND_NOT_FOUND,
-        )
 
 
 class _Job:
@@ -165,7 +141,7 @@ class _Job:
     async def _not_started(self, client: AsyncClient, error: DistSyncError) -> Failure:
         return Failure(
             f"the command was not started: {await why_not(client, self._request.name, error)}",
-            exit_code=ExitCode.LOCK_NOT_ACQUIRED,
+            exit_code=ExitCode.NOT_NOW,
             code=error.code,
         )
 

@@ -9,9 +9,10 @@ from typing import Any
 
 import click
 
-from distsync.client import AsyncClient
+from distsync.command import interruptible
 from distsync.command.admin import Admin, admin_options
 from distsync.command.completion import complete_lock_name
+from distsync.command.connecting import connect
 from distsync.command.durations import DurationType, format_duration
 from distsync.command.failures import Failure
 from distsync.command.lock_options import LockRequest, lock_options, name_argument, why_not
@@ -21,8 +22,6 @@ from distsync.command.output import emit, render_json, render_table
 from distsync.core import new_request_id
 from distsync.errors import DistSyncError, NotHolder
 from distsync.models import GrantBody, LockInfo
-
-_TIMEOUT_SECONDS = 5.0
 
 
 @click.group()
@@ -44,7 +43,7 @@ def acquire(options: Options, /, wait: int, **request: Any) -> None:
     """
 
     async def take() -> dict[str, Any]:
-        async with AsyncClient(options.urls, timeout=_TIMEOUT_SECONDS) as client:
+        async with connect(options) as client:
             held = LockRequest(wait=wait, **request).of(client)
             try:
                 await held.acquire()
@@ -59,7 +58,7 @@ def acquire(options: Options, /, wait: int, **request: Any) -> None:
                 "expires_in_ms": int(held.expires_in() * 1000),
             }
 
-    grant = asyncio.run(take())
+    grant = interruptible.run(take())
     if options.json:
         emit(render_json(grant))
         return
@@ -103,7 +102,7 @@ def release(
 
 
 async def _release(options: Options, name: str, owner: str | None, token: int) -> None:
-    async with AsyncClient(options.urls, timeout=_TIMEOUT_SECONDS) as client:
+    async with connect(options) as client:
         if owner is None:
             holders = (await client.lock_info(name)).holders
             owner = next((holder.owner for holder in holders if holder.token == token), None)
@@ -131,7 +130,7 @@ def ls(options: Options, prefix: str) -> None:
     """List the locks that are held or waited for."""
 
     async def collect() -> list[LockInfo]:
-        async with AsyncClient(options.urls, timeout=_TIMEOUT_SECONDS) as client:
+        async with connect(options) as client:
             return [info async for info in client.locks(prefix)]
 
     infos = asyncio.run(collect())
@@ -165,7 +164,7 @@ def show(options: Options, name: str) -> None:
     """Show who holds a lock and who waits for it."""
 
     async def ask() -> LockInfo:
-        async with AsyncClient(options.urls, timeout=_TIMEOUT_SECONDS) as client:
+        async with connect(options) as client:
             return await client.lock_info(name)
 
     info = asyncio.run(ask())
@@ -197,11 +196,11 @@ def watch(options: Options, name: str) -> None:
     """Print the state of a lock now and after each change, until Ctrl-C."""
 
     async def follow() -> None:
-        async with AsyncClient(options.urls, timeout=_TIMEOUT_SECONDS) as client:
+        async with connect(options) as client:
             async for info in client.watch(name):
                 emit(render_json(info) if options.json else _line(info))
 
-    asyncio.run(follow())
+    interruptible.run(follow())
 
 
 def _line(info: LockInfo) -> str:

@@ -51,6 +51,12 @@ _PORT = click.IntRange(1, 65535)
     help="File with the secret that nodes and administrators share.",
 )
 @click.option("--voters", type=click.Choice(["1", "3", "5", "7"]), default="7", help="At most.")
+@click.option(
+    "--virtual-nodes",
+    type=click.IntRange(1, 4_096),
+    default=160,
+    help="Points of a node on the hash ring; fixed once a node has entered the ring.",
+)
 @click.option("--heartbeat", type=DurationType(least_ms=10), default="100ms", help="Of the leader.")
 @click.option(
     "--election-timeout",
@@ -63,6 +69,35 @@ _PORT = click.IntRange(1, 65535)
     type=DurationType(most_ms=600_000),
     default="0ms",
     help="How long it still forwards requests after it was told to stop.",
+)
+@click.option(
+    "--redis",
+    default="",
+    metavar="URL",
+    help="Of queues and cache: redis://, rediss://, unix://, redis+sentinel://, redis+cluster://.",
+)
+@click.option(
+    "--cache-max-bytes",
+    type=click.IntRange(1 << 20, 1 << 40),
+    default=64 << 20,
+    help="How much of the cache is held in memory here.",
+)
+@click.option(
+    "--cache-durability",
+    type=click.Choice(["mirrored", "local", "write_through"]),
+    default="mirrored",
+    help="Where a value is before its write is acknowledged: in two nodes, in one, in Redis.",
+)
+@click.option(
+    "--cache-durability-of",
+    multiple=True,
+    metavar="PREFIX=MODE",
+    help="The same for keys that begin so; the longest prefix counts. Can be given several times.",
+)
+@click.option(
+    "--redis-file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="File with that URL, for one with a password in it.",
 )
 @click.option(
     "--log-level",
@@ -110,7 +145,13 @@ def _load(options: dict[str, Any]) -> Callable[[], int]:
 
 
 def _settings(options: dict[str, Any]) -> Settings:
-    from distsync_node.settings import Settings, parse_members, read_secret
+    from distsync_node.settings import (
+        Settings,
+        parse_durabilities,
+        parse_members,
+        read_redis_url,
+        read_secret,
+    )
 
     port: int = options["port"]
     return Settings(
@@ -125,9 +166,14 @@ def _settings(options: dict[str, Any]) -> Settings:
         members=parse_members(options["members"]),
         bootstrap=options["bootstrap"],
         voters=int(options["voters"]),
+        virtual_nodes=options["virtual_nodes"],
         heartbeat_ms=options["heartbeat"],
         election_timeout_ms=options["election_timeout"],
         drain_ms=options["drain"],
+        redis_url=read_redis_url(options["redis"], options["redis_file"]),
+        cache_max_bytes=options["cache_max_bytes"],
+        cache_durability=options["cache_durability"],
+        cache_durability_by_prefix=parse_durabilities(options["cache_durability_of"]),
         log_level=options["log_level"],
         access_log=options["access_log"],
     )

@@ -43,6 +43,13 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
 
 
+def body_for(body: str, *, terminal: bool) -> str:
+    """Return a body as it is, but for what would draw on a terminal."""
+    if not terminal:
+        return body
+    return "".join(c if c in "\n\t" else printable(c) for c in body)
+
+
 def _is_number_or_none(value: object) -> bool:
     return value is None or (isinstance(value, int) and not isinstance(value, bool))
 

@@ -89,7 +89,7 @@ def _one_each(views: list[NodeView], members: dict[str, Member]) -> list[NodeVie
         key = view.said.member_id if view.said else member.id if member else view.url
         if key not in rows or rows[key].said is None:
             rows[key] = NodeView(url=view.url, said=view.said, silence=view.silence, member=member)
-    return sorted(rows.values(), key=_name)
+    return sorted(rows.values(), key=name_of)
 
 
 def _leader(views: Iterable[NodeView]) -> ClusterStatus | None:
@@ -98,7 +98,8 @@ def _leader(views: Iterable[NodeView]) -> ClusterStatus | None:
     return max(leaders, key=lambda status: status.term, default=None)
 
 
-def _name(view: NodeView) -> str:
+def name_of(view: NodeView) -> str:
+    """Return what a node is called, as well as it is known."""
     if view.said is not None:
         return view.said.node
     return view.member.name if view.member is not None else view.url
@@ -123,7 +124,7 @@ def _as_table(views: list[NodeView], leader: ClusterStatus | None) -> str:
     rows = [
         (
             "*" if view.said is not None and view.said is leader else "",
-            _name(view),
+            name_of(view),
             view.said.role if view.said is not None else None,
             _is_voter(view),
             view.said.term if view.said is not None else None,
@@ -145,7 +146,7 @@ def _as_json(views: list[NodeView], leader: ClusterStatus | None) -> dict[str, A
         "cluster_id": next((v.said.cluster_id for v in views if v.said is not None), None),
         "nodes": [
             {
-                "name": _name(view),
+                "name": name_of(view),
                 "url": view.url,
                 "reachable": view.said is not None,
                 "state": _state(view),

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import functools
+import os
 import signal
 import socket
 import sys
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,6 +23,7 @@ from distsync.command.bootstrap import plan_creation
 from distsync.command.calls import Caller, Identity
 from distsync.command.cluster_dir import ClusterDir, Shape
 from distsync.command.failures import ExitCode, Failure
+from distsync.command.local_redis import NAME, LocalRedis, find_server, prepare
 from distsync.command.options import Options, output_option
 from distsync.command.output import emit, render_json
 from distsync.command.supervisor import Ended, NodeSpec, Started, Supervisor, describe_exit
@@ -65,6 +68,14 @@ _Answer = TypeVar("_Answer")
     default="info",
     help="Of the nodes.",
 )
+@click.option(
+    "--redis",
+    "redis_url",
+    envvar="DISTSYNC_REDIS",
+    metavar="URL",
+    help="Use this Redis for the queues, instead of starting one here.",
+)
+@click.option("--no-redis", is_flag=True, help="No Redis at all, and so no queues.")
 @output_option()
 @click.pass_obj
 def up(
@@ -74,19 +85,53 @@ def up(
     data_dir: Path,
     fresh: bool,
     log_level: str,
+    redis_url: str | None,
+    no_redis: bool,
 ) -> None:
     """Run a cluster on this machine until Ctrl-C.
 
     Data is kept: started again with the same directory, the cluster goes on where it was. The logs
-    of the nodes are beside it, as node-1.log and so on.
+    of the nodes are beside it, as node-1.log and so on. A Redis server for the queues runs with it.
     """
-    with ClusterDir.open(data_dir, fresh=fresh) as directory:
+    _check_redis_options(no_redis)
+    with contextlib.ExitStack() as stack:
+        directory = stack.enter_context(ClusterDir.open(data_dir, fresh=fresh))
         shape = _shape(directory, nodes, base_port)
         _check_ports(shape)
         directory.save(shape)
         directory.secret()
         specs = _specs(directory, shape, log_level)
-        asyncio.run(_Up(directory, specs, options).run())
+        redis = None
+        if no_redis:
+            redis_url = None
+        elif not redis_url and (redis := _local_redis(directory, stack)) is not None:
+            redis_url = redis.url
+        asyncio.run(_Up(directory, specs, redis, _environment(redis_url), options).run())
+
+
+def _check_redis_options(no_redis: bool) -> None:
+    # The variable may be there for other commands: only the option contradicts --no-redis.
+    given = click.get_current_context().get_parameter_source("redis_url")
+    if no_redis and given is click.core.ParameterSource.COMMANDLINE:
+        raise click.UsageError("--redis and --no-redis exclude each other.")
+
+
+def _local_redis(directory: ClusterDir, stack: contextlib.ExitStack) -> LocalRedis | None:
+    """Return the server to start, if this machine has one; what `stack` ends goes with it."""
+    try:
+        program = find_server()
+    except Failure as missing:
+        click.echo(f"distsync: queues are off: {missing.message}", err=True)
+        return None
+    return stack.enter_context(prepare(program, directory.redis_dir, directory.log_file(NAME)))
+
+
+def _environment(redis_url: str | None) -> dict[str, str]:
+    """Return the environment of the nodes: ours, with the Redis that was chosen and no other."""
+    environment = {name: value for name, value in os.environ.items() if name != "DISTSYNC_REDIS"}
+    if redis_url:
+        environment["DISTSYNC_REDIS"] = redis_url
+    return environment
 
 
 def _shape(directory: ClusterDir, nodes: int | None, base_port: int | None) -> Shape:
@@ -176,16 +221,29 @@ class _Ready:
 
 
 class _Up:
-    def __init__(self, directory: ClusterDir, specs: Sequence[NodeSpec], options: Options) -> None:
+    def __init__(
+        self,
+        directory: ClusterDir,
+        specs: Sequence[NodeSpec],
+        redis: LocalRedis | None,
+        environment: Mapping[str, str],
+        options: Options,
+    ) -> None:
         self._directory = directory
         self._specs = specs
+        self._redis = redis
+        self._environment = environment
         self._options = options
         self._ready = False
         self._stopped = False
 
     async def run(self) -> None:
         supervisor = Supervisor(
-            self._specs, log_file=self._directory.log_file, on_event=self._report
+            self._specs,
+            redis=self._redis,
+            environment=self._environment,
+            log_file=self._directory.log_file,
+            on_event=self._report,
         )
         loop = asyncio.get_running_loop()
 
@@ -299,6 +357,8 @@ class _Up:
                 }
                 for spec in self._specs
             ],
+            # Only the one that was started here: the URL of another may hold a password.
+            "redis": self._redis and {"url": self._redis.url, "pid": pid(NAME)},
         }
         emit(render_json(line))
 
