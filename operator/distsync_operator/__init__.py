@@ -1,0 +1,1 @@
+"""The operator: keeps clusters of nodes on Kubernetes as their resources say."""

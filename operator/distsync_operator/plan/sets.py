@@ -1,0 +1,161 @@
+"""The StatefulSets: created, corrected, and recreated when their volumes grow."""
+
+from __future__ import annotations
+
+from distsync_operator import names
+from distsync_operator.matching import says
+from distsync_operator.model import (
+    Action,
+    Claim,
+    Delete,
+    Operation,
+    Plan,
+    ResizeClaim,
+    StatefulSet,
+    Trouble,
+)
+from distsync_operator.plan.objects import apply
+from distsync_operator.plan.situation import MAX_REPLICAS, Situation
+from distsync_operator.quantity import parse_quantity
+from distsync_operator.resources.common import digest
+from distsync_operator.resources.redis import redis_stateful_set
+from distsync_operator.resources.statefulset import stateful_set
+from distsync_operator.spec import Manifest
+
+
+def redis(situation: Situation) -> Plan | None:
+    """Keep the managed Redis' StatefulSet as it should be."""
+    managed = situation.spec.redis.managed
+    if managed is None:
+        return None
+    cluster = situation.desired.cluster
+    wanted = redis_stateful_set(cluster, managed, situation.desired.defaults)
+    wanted = _allowed(situation, wanted)
+    observed = situation.observed
+    growth = _growth(observed.redis_set, observed.redis_claims, managed.storage.size)
+    return growth or _create_or_correct(situation, observed.redis_set, wanted)
+
+
+def nodes(situation: Situation) -> Plan | None:
+    """Create the nodes' StatefulSet, or make it what it should be, its size aside."""
+    observed = situation.observed
+    live = observed.stateful_set
+    if observed.redis_url is None and live is None:
+        return Plan(trouble=missing_url(situation))
+    if live is None:
+        operation = Operation(type="Create", target=situation.name, step="create pods")
+        wanted = nodes_manifest(situation, _first_replicas(situation))
+        return Plan(action=apply(wanted), operation=operation)
+    growth = _growth(live, observed.claims, situation.spec.storage.size)
+    return growth or _create_or_correct(situation, live, nodes_manifest(situation, live.replicas))
+
+
+def nodes_manifest(situation: Situation, replicas: int) -> Manifest:
+    """Return the StatefulSet of that many nodes, as far as it may be changed now."""
+    url = situation.observed.redis_url
+    wanted = stateful_set(
+        situation.desired.cluster,
+        situation.desired.defaults,
+        replicas=replicas,
+        redis_hash=digest(url) if url is not None else _running_redis_hash(situation),
+    )
+    return _allowed(situation, wanted)
+
+
+def missing_url(situation: Situation) -> Trouble | None:
+    """Say that the Secret with the URL of Redis is missing, if it is."""
+    if situation.observed.redis_url is not None:
+        return None
+    external = situation.spec.redis.external
+    if external is None:
+        return None  # the managed one's Secret is about to be made
+    wanted = external.url_secret_ref
+    return Trouble(
+        reason="SecretMissing",
+        message=f"Secret {wanted.name} with the key {wanted.key} is not there; create it with the"
+        " URL of Redis",
+    )
+
+
+def _running_redis_hash(situation: Situation) -> str:
+    """A Secret that is gone for a while is no reason to replace pods."""
+    live = situation.observed.objects.get(("StatefulSet", situation.name), {})
+    template = live.get("spec", {}).get("template", {}).get("metadata", {})
+    return str(template.get("annotations", {}).get(names.REDIS_HASH_ANNOTATION, ""))
+
+
+def _first_replicas(situation: Situation) -> int:
+    """Return with how many pods to begin: those that run already or have a member (the StatefulSet
+    is being recreated), else at least one for each volume, since a quorum may be on them."""
+    if situation.pods:
+        members = [situation.ordinal(member) for member in situation.members]
+        known = [*situation.pods, *(ordinal for ordinal in members if ordinal is not None)]
+        return min(MAX_REPLICAS, max(known) + 1)
+    kept = [claim.ordinal + 1 for claim in situation.observed.claims if not claim.terminating]
+    return min(MAX_REPLICAS, max([situation.spec.replicas, *kept]))
+
+
+def _create_or_correct(
+    situation: Situation, live: StatefulSet | None, wanted: Manifest
+) -> Plan | None:
+    name = wanted["metadata"]["name"]
+    if live is None:
+        operation = Operation(type="Create", target=name, step="create pods")
+        return Plan(action=apply(wanted), operation=operation)
+    if live.terminating:
+        return Plan(operation=Operation(type="Create", target=name, step="wait for deletion"))
+    body = situation.observed.objects[("StatefulSet", name)]
+    if says(body, wanted) or _is_put_off(situation, body, wanted):
+        return None
+    operation = Operation(type="Update", target=name, step="update template")
+    return Plan(action=apply(wanted), operation=operation)
+
+
+def _allowed(situation: Situation, wanted: Manifest) -> Manifest:
+    """Return what of a wanted StatefulSet can be asked for now.
+
+    What it was told of its claims cannot be changed (see `_growth`), and a new template that only
+    this version of the operator wants has to wait for its turn.
+    """
+    body = situation.observed.objects.get(("StatefulSet", wanted["metadata"]["name"]))
+    if body is None:
+        return wanted
+    spec = {**wanted["spec"], "volumeClaimTemplates": body["spec"]["volumeClaimTemplates"]}
+    if _is_put_off(situation, body, wanted):
+        spec["template"] = body["spec"]["template"]
+    return {**wanted, "spec": spec}
+
+
+def _is_put_off(situation: Situation, body: Manifest, wanted: Manifest) -> bool:
+    """Whether it is another cluster's turn, and the change comes from a new version of the operator
+    and not from the resource (or what it names)."""
+    if situation.desired.may_roll:
+        return False
+    noted = (body["metadata"].get("annotations") or {}).get(names.GENERATION_ANNOTATION)
+    running = body["spec"]["template"]["metadata"].get("annotations") or {}
+    asked = wanted["spec"]["template"]["metadata"]["annotations"]
+    told = (names.RESTARTED_AT_ANNOTATION, names.REDIS_HASH_ANNOTATION)
+    is_same_wish = all(running.get(name) == asked.get(name) for name in told)
+    return is_same_wish and noted == str(situation.desired.cluster.generation)
+
+
+def _growth(live: StatefulSet | None, claims: tuple[Claim, ...], size: str) -> Plan | None:
+    """Grow every claim, then have the StatefulSet made again: it cannot be told another size."""
+    if live is None or live.terminating or not _is_less(live.claim_size, size):
+        return None
+    action: Action
+    for claim in claims:
+        if not claim.terminating and _is_less(claim.size, size):
+            action = ResizeClaim(name=claim.name, size=size)
+            operation = Operation(type="GrowVolumes", target=claim.name, step="resize claim")
+            return Plan(action=action, operation=operation)
+    action = Delete(
+        api_version="apps/v1", kind="StatefulSet", name=live.name, uid=live.uid, orphan=True
+    )
+    operation = Operation(type="GrowVolumes", target=live.name, step="recreate StatefulSet")
+    return Plan(action=action, operation=operation)
+
+
+def _is_less(size: str, than: str) -> bool:
+    have, wanted = parse_quantity(size), parse_quantity(than)
+    return have is not None and wanted is not None and have < wanted

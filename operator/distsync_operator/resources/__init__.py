@@ -1,0 +1,1 @@
+"""One pure builder a resource: what is wanted in, a manifest out."""
