@@ -7,6 +7,12 @@
 #   make mutants           planted bugs, each of which the simulator or a model must catch
 #   make chaos             the long real-process runs: kill -9, SIGSTOP, cut links
 #   make bench             all benchmarks; make bench-locks: locks beside etcd and PySyncObj
+#   make bench-queues      queues beside BullMQ (needs npm), dramatiq, taskiq, arq, saq
+#   make bench-cache       the cache beside FastAPI + Redis, etcd and Redis itself
+#   make bench-operator    memory and CPU of the operator of 50 resources while nothing changes
+#   make images            the images of node and operator, with Docker (buildx) or Podman
+#   make e2e               journeys on a Kubernetes cluster: KUBECONFIG's, or one of kind
+#   make generate          write again what follows from the CRD and the values of the charts
 #   make lock              compile requirements/ again after a change of pyproject.toml (needs uv)
 
 VENV ?= .venv
@@ -20,11 +26,15 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check --no-input
-REQUIREMENTS = base node local dev bench
+REQUIREMENTS = base node operator build local dramatiq dev bench bench-redis5
+
+# Tests start hundreds of nodes, each of which would compile every module if none could be kept.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install install-bench up test lint format sim mutants chaos bench bench-locks lock clean
+.PHONY: help install install-bench up test lint format sim mutants chaos bench bench-locks bench-queues \
+	bench-cache bench-operator images e2e generate lock clean
 
 help:
 	@sed -n 's/^#   \(make .*\)/\1/p' Makefile
@@ -50,11 +60,21 @@ $(VENV)/.installed-bench: requirements/bench.txt $(VENV)/.installed-dev
 	$(PIP) install --quiet --require-hashes --requirement requirements/bench.txt
 	@touch $@
 
+# arq and saq want an older redis-py than taskiq-redis and the tests: a venv of their own.
+$(VENV)/.installed-bench-redis5: requirements/bench-redis5.txt | $(VENV)/.created
+	"$(PYTHON)" -m venv "$(VENV)/redis5"
+	$(VENV)/redis5/bin/python -m pip --disable-pip-version-check --no-input install --quiet \
+		--require-hashes --requirement requirements/bench-redis5.txt
+	@touch $@
+
 up: install
 	@exec $(BIN)/distsync up $(ARGS)
 
 test: install
-	$(BIN)/python -m pytest -m "not long" --durations=10 $(ARGS)
+	$(BIN)/python -m pytest -m "not long" -n 2 --dist loadfile --ignore tests/process $(ARGS)
+	$(BIN)/python -m pytest -m "not (long or alone)" -n 2 --dist loadfile --durations=10 \
+		tests/process $(ARGS)
+	$(BIN)/python -m pytest -m "alone and not long" --durations=10 tests/process $(ARGS)
 
 lint: install
 	$(BIN)/ruff check .
@@ -68,18 +88,56 @@ format: install
 
 sim: install
 	cd tests && $(abspath $(BIN))/python -m sim --seeds $(SEEDS) $(ARGS)
+	cd tests && $(abspath $(BIN))/python -m sim.cache --seeds $(SEEDS)
 
 mutants: install
 	cd tests && $(abspath $(BIN))/python -m sim.mutants $(ARGS)
 	cd tests && $(abspath $(BIN))/python -m property.queue_mutants
+	cd tests && $(abspath $(BIN))/python -m sim.cache.mutants
+	cd tests && $(abspath $(BIN))/python -m property.cache_script_mutants
 
 chaos: install
 	$(BIN)/python -m pytest -m long --durations=10 $(ARGS)
 
-bench: bench-locks
+bench: bench-locks bench-queues bench-cache bench-operator
 
 bench-locks: install-bench
 	cd tests && $(abspath $(BIN))/python -m bench.locks $(ARGS)
+
+bench-queues: install-bench $(VENV)/.installed-bench-redis5
+	cd tests && $(abspath $(BIN))/python -m bench.queues $(ARGS)
+
+bench-cache: install-bench
+	cd tests && $(abspath $(BIN))/python -m bench.cache $(ARGS)
+
+bench-operator: install
+	cd tests && $(abspath $(BIN))/python -m bench.operator_idle $(ARGS)
+
+# PLATFORMS=linux/amd64,linux/arm64 with BUILD_FLAGS=--push builds for both.
+IMAGE_PREFIX ?= distsync
+VERSION ?= 0.1.0
+PYTHON_IMAGE ?= docker.io/library/python:3.13-slim-bookworm
+PIP_OPTIONS ?=
+PLATFORMS ?=
+BUILD_FLAGS ?=
+
+images:
+	@if docker buildx version >/dev/null 2>&1 && docker info >/dev/null 2>&1; then \
+		build="docker buildx build $(or $(BUILD_FLAGS),--load)"; \
+	elif command -v podman >/dev/null; then build="podman build $(BUILD_FLAGS)"; \
+	else echo "make: images needs a running Docker with buildx, or Podman" >&2; exit 2; fi; \
+	for part in node operator; do \
+		$$build $(if $(PLATFORMS),--platform $(PLATFORMS)) \
+			--build-arg "PYTHON_IMAGE=$(PYTHON_IMAGE)" --build-arg "PIP_OPTIONS=$(PIP_OPTIONS)" \
+			--build-arg "VERSION=$(VERSION)" \
+			--file $$part/Dockerfile --tag "$(IMAGE_PREFIX)/$$part:$(VERSION)" . || exit 1; \
+	done
+
+e2e: install
+	cd tests && $(abspath $(BIN))/python -m e2e $(ARGS)
+
+generate: install
+	$(BIN)/python helm/generate.py
 
 lock:
 	@command -v uv >/dev/null || { echo "make: lock needs uv (pip install uv)" >&2; exit 2; }
