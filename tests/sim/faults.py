@@ -5,46 +5,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sim.host import Host
-from sim.kernel import US_PER_MS
+from sim.nemesis import Nemesis
 
 if TYPE_CHECKING:
     from sim.world import World
 
 
-class Nemesis:
-    """Chooses a fault by the weights of the profile, at irregular times."""
+class Trouble(Nemesis):
+    """Trouble for nodes, their disks, their network and who is a member."""
 
-    def __init__(self, world: World) -> None:
-        self._world = world
-        self._kernel = world.kernel
-        self._rng = world.kernel.rng("nemesis")
-        self._names = sorted(world.profile.faults)
-        self._weights = [world.profile.faults[name] for name in self._names]
-        self._over = False
+    _world: World
 
     def start(self) -> None:
         """Begin."""
-        self._kernel.after(self._gap_us(), self._act)
+        super().start()
         if self._world.forming and self._rng.random() < 0.5:
             self._wipe_founder()
-
-    def stop(self) -> None:
-        """Begin nothing any more."""
-        self._over = True
-
-    def _gap_us(self) -> int:
-        return self._rng.randint(*self._world.profile.fault_gap_ms) * US_PER_MS
-
-    def _act(self) -> None:
-        if self._over:
-            return
-        (name,) = self._rng.choices(self._names, self._weights)
-        self._kernel.trace("fault", name)
-        getattr(self, f"_{name}")()
-        self._kernel.after(self._gap_us(), self._act)
-
-    def _for_a_while(self, low_ms: int, high_ms: int) -> int:
-        return self._rng.randint(low_ms, high_ms) * US_PER_MS
 
     def _any_host(self) -> Host:
         """Choose a host, the leader more often than another."""
@@ -54,19 +30,6 @@ class Nemesis:
         return self._rng.choice(list(self._world.hosts.values()))
 
     # --- Network ------------------------------------------------------------------------------
-
-    def _cut(self, links: list[tuple[str, str]], for_us: int) -> None:
-        network = self._world.network
-        heals = self._world.heals
-        for source, target in links:
-            network.cut(source, target)
-
-        def mend() -> None:
-            if self._world.heals == heals:
-                for source, target in links:
-                    network.mend(source, target)
-
-        self._kernel.after(for_us, mend)
 
     def _partition(self) -> None:
         names = list(self._world.hosts)
@@ -106,27 +69,25 @@ class Nemesis:
         self._cut(links, self._for_a_while(200, 2_000))
 
     def _lossy(self) -> None:
-        network, heals = self._world.network, self._world.heals
+        network = self._world.network
         network.loss = self._rng.choice((0.02, 0.1, 0.3))
         network.duplication = self._rng.choice((0.0, 0.05, 0.2))
         network.reordering = self._rng.choice((0.0, 0.05, 0.3))
 
         def mend() -> None:
-            if self._world.heals == heals:
-                network.loss, network.duplication, network.reordering = self._world.background
+            network.loss, network.duplication, network.reordering = self._world.background
 
-        self._kernel.after(self._for_a_while(500, 3_000), mend)
+        self._mend_after(self._for_a_while(500, 3_000), mend)
 
     def _slow_network(self) -> None:
-        network, heals = self._world.network, self._world.heals
+        network = self._world.network
         network.delay_us = self._rng.choice(((5_000, 40_000), (20_000, 250_000)))
         self._kernel.faults["slow_network"] += 1
 
         def mend() -> None:
-            if self._world.heals == heals:
-                network.delay_us = (100, 1_500)
+            network.delay_us = (100, 1_500)
 
-        self._kernel.after(self._for_a_while(300, 2_000), mend)
+        self._mend_after(self._for_a_while(300, 2_000), mend)
 
     # --- Processes ----------------------------------------------------------------------------
 

@@ -38,6 +38,7 @@ from distsync_node.replica.types import (
     Envelope,
     Flush,
     Initialise,
+    LeaseHeld,
     LocksChanged,
     MarkRemoved,
     Parked,
@@ -445,7 +446,7 @@ class Host:
                     effect.configuration.learners,
                 )
                 self._relink()
-            case Parked() | LocksChanged() | RingChanged():
+            case Parked() | LocksChanged() | RingChanged() | LeaseHeld():
                 pass
             case Stop():
                 self.stopped = effect.reason

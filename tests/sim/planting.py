@@ -21,17 +21,27 @@ class Mutant:
     profile: str | None = None
 
 
-MUTANTS: dict[str, Mutant] = {}
+Plant = Callable[[], None]
 
 
-def mutant(what: str, profile: str | None = None) -> Callable[[Callable[[], None]], None]:
-    """Register a planted bug under its function's name."""
+def catalogue() -> tuple[dict[str, Mutant], Callable[..., Callable[[Plant], None]]]:
+    """Return an empty catalogue, and the decorator that registers a bug under its function's name.
 
-    def register(plant: Callable[[], None]) -> None:
-        name = plant.__name__
-        MUTANTS[name] = Mutant(name=name, what=what, plant=plant, profile=profile)
+    The decorator takes what the bug is and, if it shows soonest in one, the profile.
+    """
+    mutants: dict[str, Mutant] = {}
 
-    return register
+    def mutant(what: str, profile: str | None = None) -> Callable[[Plant], None]:
+        def register(plant: Plant) -> None:
+            name = plant.__name__
+            mutants[name] = Mutant(name=name, what=what, plant=plant, profile=profile)
+
+        return register
+
+    return mutants, mutant
+
+
+MUTANTS, mutant = catalogue()  # of Raft, the locks and the ring
 
 
 def put(owner: Any, name: str, value: Any) -> None:

@@ -1,8 +1,9 @@
 """What must hold of node leases: nobody is taken out of the ring while its own lease is valid.
 
-The name of the check, as a failure tells it:
+The names of the checks, as a failure tells them:
 
     ring.early_leave    a process was taken out, or replaced, that its own clock still let serve
+    ring.early_end      a process was said to have no lease that its own clock still let serve
 """
 
 from __future__ import annotations
@@ -31,13 +32,18 @@ class RingChecks:
             return
         before, after = self._ring, participant.serving.ring
         self._ring = after
-        if before is after or entry.kind is EntryKind.CONFIG:
+        if before is after:
+            return
+        for server in (*before.servers, *before.in_doubt):
+            if server not in (*after.servers, *after.in_doubt):
+                self._check_gone("ring.early_end", server.incarnation, server.name)
+        if entry.kind is EntryKind.CONFIG:
             return  # who is removed from the cluster leaves the ring at once
         for server in before.servers:
             if server not in after.servers:
-                self._check_gone(server.incarnation, server.name)
+                self._check_gone("ring.early_leave", server.incarnation, server.name)
 
-    def _check_gone(self, incarnation: int, name: str) -> None:
+    def _check_gone(self, check: str, incarnation: int, name: str) -> None:
         host = self._hosts[name]
         participant = host.replica.participant
         if not host.alive or participant is None or participant.state != "member":
@@ -45,4 +51,4 @@ class RingChecks:
         serving = participant.serving
         left_ms = serving.lease_ends_ms() - host.now_ms
         if serving.incarnation == incarnation and not serving.draining and left_ms > 0:
-            raise Violation("ring.early_leave", f"{name} may serve for {left_ms} ms more")
+            raise Violation(check, f"{name} may serve for {left_ms} ms more")

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from sim.__main__ import describe_failure
+from sim.__main__ import SIMULATOR
 from sim.profiles import PROFILES, profile_of
-from sim.world import Result, run_seed
+from sim.results import Result
+from sim.world import run_seed
 
 TESTS = Path(__file__).parent.parent
 SEEDS = range(21)
@@ -43,7 +44,7 @@ def faults() -> Counter[str]:
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_cluster_keeps_its_promises_and_recovers(seed: int, faults: Counter[str]) -> None:
     result = run_seed(seed, profile_of(seed))
-    assert result.failure is None, describe_failure(result)
+    assert result.failure is None, SIMULATOR.describe_failure(result)
     assert result.entries > 0 or result.faults["stalled_forming"]
     faults.update(result.faults)
 
@@ -51,7 +52,7 @@ def test_a_cluster_keeps_its_promises_and_recovers(seed: int, faults: Counter[st
 @pytest.mark.parametrize(("seed", "profile"), ONCE_FOUND, ids=lambda value: str(value))
 def test_seeds_that_once_found_a_bug_pass(seed: int, profile: str) -> None:
     result = run_seed(seed, PROFILES[profile])
-    assert result.failure is None, describe_failure(result)
+    assert result.failure is None, SIMULATOR.describe_failure(result)
 
 
 def test_the_set_has_every_kind_of_trouble(faults: Counter[str]) -> None:

@@ -9,8 +9,7 @@ is checked for linearizability.
 from __future__ import annotations
 
 import traceback
-from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 from checker.history import Operation
@@ -35,7 +34,7 @@ from distsync_node.replica.types import (
     Reply,
 )
 from sim.client import Attempt, Client
-from sim.faults import Nemesis
+from sim.faults import Trouble
 from sim.forming import Founder, member_of
 from sim.host import FinalEffect, Host
 from sim.kernel import (
@@ -51,6 +50,7 @@ from sim.network import Network
 from sim.operator import Operator
 from sim.profiles import Profile
 from sim.raft_checks import RaftChecks
+from sim.results import Failure, Result
 from sim.ring_checks import RingChecks
 from sim.workload import live
 
@@ -58,31 +58,6 @@ LEADER_WITHIN_S = 6.0
 FINISHED_WITHIN_S = 24.0
 CHECK_BUDGET = 400_000
 DRIFT_PPM = 10_000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Failure:
-    """What went wrong."""
-
-    check: str
-    detail: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Result:
-    """What a run came to."""
-
-    seed: int
-    profile: str
-    failure: Failure | None
-    trace_hash: str
-    faults: Counter[str] = field(default_factory=Counter)
-    virtual_s: float = 0.0
-    steps: int = 0
-    operations: int = 0
-    entries: int = 0
-    trace: tuple[str, ...] = ()
-    history: tuple[Operation, ...] = ()
 
 
 class World:
@@ -122,7 +97,7 @@ class World:
             Client(self, f"c{number}", self._clock()) for number in range(1, profile.clients + 1)
         ]
         self.operator = Operator(self, "operator", self._clock())
-        self.nemesis = Nemesis(self)
+        self.nemesis = Trouble(self)
 
     # --- Making -------------------------------------------------------------------------------
 
@@ -353,7 +328,7 @@ class World:
 
     # --- A run --------------------------------------------------------------------------------
 
-    def run(self, *, keep_history: bool = False) -> Result:
+    def run(self) -> Result:
         """Run to the end, or to the first broken promise."""
         failure: Failure | None = None
         try:
@@ -377,7 +352,6 @@ class World:
             operations=sum(client.operations for client in self.clients),
             entries=self.raft.last_index,
             trace=tuple(kernel.last_lines(TRACE_LINES_KEPT)) if failure is not None else (),
-            history=tuple(self.history) if keep_history or failure is not None else (),
         )
 
     def _run(self) -> None:
@@ -509,6 +483,6 @@ def _ignore(_: FinalEffect) -> None:
     """The state of the nodes says what became of it."""
 
 
-def run_seed(seed: int, profile: Profile, *, keep_history: bool = False) -> Result:
+def run_seed(seed: int, profile: Profile) -> Result:
     """Run one seed."""
-    return World(seed, profile).run(keep_history=keep_history)
+    return World(seed, profile).run()

@@ -1,0 +1,66 @@
+"""A register with a time to live: what one key of the cache is to its clients.
+
+write {value, ttl_ms} -> ok; delete -> ok; read -> ok {value}; compare_and_set {expected, value,
+ttl_ms, exact} -> ok | mismatch, which an `exact` one may get where nothing differs but the version.
+Any other status had no effect. A value with a time to live may go by itself once that is over, less
+what clocks and margins take away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from checker.history import Operation
+
+State: TypeAlias = tuple[Any, int]  # the value; from when on it may be gone, 0 = never
+EMPTY: State = (None, 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheModel:
+    """One key."""
+
+    def initial(self) -> State:
+        """Return the empty register."""
+        return EMPTY
+
+    def step(self, state: State, operation: Operation, latest_ns: int) -> Iterable[State]:
+        """Return the states that may follow."""
+        seen = set()
+        starts = [state, EMPTY] if 0 < state[1] <= latest_ns else [state]
+        for start in starts:
+            for after in self._step(start, operation):
+                if after not in seen:
+                    seen.add(after)
+                    yield after
+
+    def _step(self, state: State, operation: Operation) -> Iterator[State]:
+        result, args = operation.result, operation.args
+        status = "ok" if result is None else result["status"]
+        if status not in ("ok", "mismatch"):
+            yield state
+            return
+        match operation.op:
+            case "read":
+                if result is None or result["value"] == state[0]:
+                    yield state
+            case "write":
+                yield self._written(operation)
+            case "delete":
+                yield EMPTY
+            case "compare_and_set":
+                matches = state[0] == args["expected"]
+                if status == "mismatch":
+                    if not matches or args.get("exact"):
+                        yield state
+                elif matches:
+                    yield self._written(operation)
+                elif operation.pending:
+                    yield state
+
+    def _written(self, operation: Operation) -> State:
+        ttl_ms = operation.args.get("ttl_ms", 0)
+        ends_ns = operation.call_ns + int(ttl_ms * 960_000) - 100_000_000 if ttl_ms else 0
+        return operation.args["value"], max(1, ends_ns) if ttl_ms else 0
