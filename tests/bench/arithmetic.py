@@ -15,6 +15,9 @@ import msgspec
 MAX_LOAD_CPU_SHARE = 0.8
 """A run in which the load client used more of its core than this measured the client: void."""
 
+MAX_ERROR_SHARE = 0.01
+"""A round of which more than this failed does not count."""
+
 Bound = Literal["at_least", "at_most"]
 
 
@@ -56,6 +59,17 @@ def median(values: Sequence[float]) -> float:
     return (ordered[middle - 1] + ordered[middle]) / 2
 
 
+def middle(figures: Iterable[float | None]) -> float | None:
+    """The median of those that are known; None when none is."""
+    known = [figure for figure in figures if figure is not None]
+    return median(known) if known else None
+
+
+def is_counted(*, void: bool, done: int, failed: int) -> bool:
+    """Whether a round says something of the servers."""
+    return not void and done > 0 and failed <= MAX_ERROR_SHARE * done
+
+
 def cpu_share(cpu_s: float, wall_s: float) -> float:
     """CPU seconds used for each second that passed. Raises: ValueError for an empty window."""
     if wall_s <= 0:
@@ -88,6 +102,30 @@ def judge(name: str, value: float | None, *, goal: float | None, bound: Bound) -
     if value is not None and goal is not None:
         met = value >= goal if bound == "at_least" else value <= goal
     return Ratio(name=name, ratio=value, goal=goal, bound=bound, met=met)
+
+
+def batch_goal(best: float | None, raw_limit: float | None) -> float | None:
+    """What batches must reach: five times the best of all, or 60 % of the raw limit where lower.
+
+    None as long as one of them is unknown: the lower one is unknown then.
+    """
+    if best is None or raw_limit is None:
+        return None
+    return min(5.0 * best, 0.6 * raw_limit)
+
+
+def served_again_s(rounds: Sequence[Sequence[tuple[float, float]]], since: float) -> float | None:
+    """After how long all clients were served again.
+
+    `rounds` has, for each client, when its rounds began and ended. The time ends when the last of
+    the clients ends its first round that began after `since`; None while one has none.
+    """
+    ends = [
+        min((ended for began, ended in of_one if began > since), default=None) for of_one in rounds
+    ]
+    if not ends or None in ends:
+        return None
+    return max(end for end in ends if end is not None) - since
 
 
 def longest_silence(grants: Sequence[float], since: float) -> float | None:

@@ -1,5 +1,7 @@
 """How each system is asked for a lock: the requests of a pair, encoded beforehand.
 
+And how DistSync is asked to queue: push, pop and ack.
+
 A dialect is made for one client of the load. It may begin with a prologue (etcd: the lease that
 all of the client's locks hang on, granted once). `granted` and `released` read an answer:
 what the release needs, or None / False for a refusal.
@@ -17,12 +19,19 @@ from bench.wire import Answer, post, post_template
 LEASE_TTL_S = 600
 LOCK_TTL_MS = 10_000
 WAIT_MS = 10_000
+BODY_BYTES = 200
+BATCH = 100
+POLL_MS = 5_000
 
 _TOKEN = re.compile(rb'"token"\s*:\s*(\d+)')
 _KEY = re.compile(rb'"key"\s*:\s*"([^"]+)"')
 _LEASE = re.compile(rb'"ID"\s*:\s*"(\d+)"')
 _SUCCEEDED = re.compile(rb'"succeeded"\s*:\s*true')
 _DELETED = re.compile(rb'"deleted"\s*:\s*"1"')
+_STAMP = re.compile(rb'"body"\s*:\s*"(\d{20})')
+_RECEIPT = re.compile(rb'"receipt"\s*:\s*"([^"]+)"')
+_COUNT = re.compile(rb'"count"\s*:\s*(\d+)')
+_NO_STAMP = b"@" * 20
 
 
 class Dialect(Protocol):
@@ -167,6 +176,95 @@ class EtcdTxnDialect(_EtcdDialect):
 
     def released(self, answer: Answer) -> bool:
         return answer.status == 200 and _DELETED.search(answer.body) is not None
+
+
+class QueueDialect:
+    """POST /queue/push, /queue/pop and /queue/ack of bodies that begin with a stamp.
+
+    `batch` messages in each request; with `wait_ms`, pops are long polls. `acks_with_pop`: a pop
+    acks what the one before it brought, as a worker does that goes on.
+    """
+
+    def __init__(self, *, batch: int = 1, wait_ms: int = 0, acks_with_pop: bool = False) -> None:
+        self.acks_with_pop = acks_with_pop
+        self._batch = batch
+        self._wait = b',"wait_ms":%d' % wait_ms if wait_ms else b""
+        self._push = b""
+        self._pop = b""
+        self._ack: Callable[[bytes], bytes] = lambda _: b""
+        self._pop_on: Callable[[bytes], bytes] = lambda _: b""
+
+    def prologue(self) -> bytes | None:
+        return None
+
+    def name(self, name: str) -> None:
+        """The queue of the messages to come."""
+        queue = b'{"queue":"%s"' % name.encode()
+        body = b'"body":"%s"' % stamped_body(_NO_STAMP)
+        if self._batch > 1:
+            body = b'"messages":[%s]' % b",".join([b"{%s}" % body] * self._batch)
+        self._push = post("/queue/push", b"%s,%s}" % (queue, body))
+        self._pop = post("/queue/pop", b'%s,"max":%d%s}' % (queue, self._batch, self._wait))
+        self._ack = post_template("/queue/ack", queue + b',"receipts":["@"]}', b"@")
+        ack = b',"ack":["@"]'
+        pop_on = b'%s%s,"max":%d%s}' % (queue, ack, self._batch, self._wait)
+        self._pop_on = post_template("/queue/pop", pop_on, b"@")
+
+    def push(self, stamp_ns: int) -> bytes:
+        """Messages that were sent at that time."""
+        return self._push.replace(_NO_STAMP, b"%020d" % stamp_ns)
+
+    def pushed(self, answer: Answer) -> bool:
+        """Whether the messages are in the queue."""
+        return answer.status == 200
+
+    def pop(self) -> bytes:
+        """The request for as many messages as were pushed."""
+        return self._pop
+
+    def pop_on(self, receipts: list[bytes]) -> bytes:
+        """The same, which ends these claims first."""
+        return self._pop_on(b'","'.join(receipts))
+
+    def ended_claims(self, answer: Answer) -> bool:
+        """Whether a pop has ended all the claims it was to end."""
+        return answer.status == 200 and b'"stale":[]' in answer.body
+
+    def popped(self, answer: Answer) -> tuple[list[bytes], list[int]]:
+        """Receipts and stamps; none for a refusal or an empty answer."""
+        if answer.status != 200:
+            return [], []
+        stamps = [int(stamp) for stamp in _STAMP.findall(answer.body)]
+        return _RECEIPT.findall(answer.body), stamps
+
+    def ack(self, receipts: list[bytes]) -> bytes:
+        """The request that ends the claims."""
+        return self._ack(b'","'.join(receipts))
+
+    def acked(self, answer: Answer, count: int) -> bool:
+        """Whether all of them were served."""
+        told = _COUNT.search(answer.body) if answer.status == 200 else None
+        return told is not None and int(told[1]) == count
+
+
+def stamped_body(stamp: bytes) -> bytes:
+    """A body of 200 bytes that begins with 20 of a stamp."""
+    return stamp.ljust(BODY_BYTES, b"x")
+
+
+def make_queue_dialect(kind: str) -> QueueDialect:
+    """The dialect of that kind for one client. Raises: ValueError for an unknown kind."""
+    match kind:
+        case "singles":
+            return QueueDialect()
+        case "workers":
+            return QueueDialect(acks_with_pop=True)
+        case "polls":
+            return QueueDialect(wait_ms=POLL_MS)
+        case "batches":
+            return QueueDialect(batch=BATCH)
+        case _:
+            raise ValueError(f"no such dialect: {kind}")
 
 
 def make_dialect(kind: str, owner: str, *, wait: bool) -> Dialect:

@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from bench.arithmetic import Ratio, judge, median
+from bench.arithmetic import Ratio, judge, middle
 from bench.driver import run_load, unique_run_id
 from bench.load import LoadSpec
 from bench.systems import Cluster, DistSync, Etcd, running
@@ -92,19 +92,23 @@ def measure(
                 errors.append(failed)
                 shown = "no figure" if silence_s is None else f"{silence_s:.3f} s"
                 say(f"kill {number + 1:>2}  {contender.variant:<10} without grants: {shown}")
-        known = [time_s for time_s in times_s if time_s is not None]
-        found.append(
-            Failover(
-                variant=contender.variant,
-                timing=contender.timing,
-                clients=CLIENTS,
-                times_s=times_s,
-                median_s=median(known) if known else None,
-                longest_s=max(known) if known else None,
-                errors=errors,
-            )
-        )
+        found.append(gathered(contender.variant, contender.timing, times_s, errors))
     return found
+
+
+def gathered(
+    variant: str, timing: str, times_s: list[float | None], errors: list[dict[str, int]]
+) -> Failover:
+    """The repetitions of one system; median and longest of those that have a figure."""
+    return Failover(
+        variant=variant,
+        timing=timing,
+        clients=CLIENTS,
+        times_s=times_s,
+        median_s=middle(times_s),
+        longest_s=max((one for one in times_s if one is not None), default=None),
+        errors=errors,
+    )
 
 
 def ratios(found: list[Failover]) -> list[Ratio]:
@@ -129,13 +133,6 @@ def _kill_once(
 ) -> tuple[float | None, dict[str, int]]:
     leader = cluster.leader()
 
-    def kill() -> float:
-        # Anywhere between two heartbeats, so that no phase is favoured.
-        time.sleep(generator.uniform(0.3, 0.6))
-        killed_at_s = time.monotonic()
-        cluster.kill(leader)
-        return killed_at_s
-
     spec = LoadSpec(
         dialect=contender.dialect,
         targets=cluster.targets(),
@@ -147,9 +144,18 @@ def _kill_once(
         request_timeout_s=REQUEST_TIMEOUT_S,
         stop_after_grants=GRANTS_AFTER,
     )
-    result = run_load(spec, while_running=kill)
+    result = run_load(spec, while_running=lambda: kill_soon(cluster, leader, generator))
     cluster.restart(leader)
     return result.silence_s, result.errors
+
+
+def kill_soon(cluster: Cluster, index: int, generator: random.Random) -> float:
+    """Kill a node soon and give the moment."""
+    # Anywhere between two heartbeats, so that no phase is favoured.
+    time.sleep(generator.uniform(0.3, 0.6))
+    killed_at_s = time.monotonic()
+    cluster.kill(index)
+    return killed_at_s
 
 
 def points(found: list[Failover]) -> list[dict[str, Any]]:

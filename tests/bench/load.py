@@ -20,7 +20,8 @@ import os
 import sys
 import time
 from collections import Counter
-from typing import Literal
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Literal
 
 import msgspec
 import uvloop
@@ -140,9 +141,6 @@ class Run:
         """The figures of the window."""
         pairs = len(self.latencies_ns)
         share = cpu_share(self._load_cpu_s, self._window_s)
-        silence_s = None
-        if self.killed_at_s is not None:
-            silence_s = longest_silence(self.grant_times_s, self.killed_at_s)
         return LoadResult(
             clients=self.spec.clients,
             window_s=self._window_s,
@@ -156,14 +154,18 @@ class Run:
             void=is_void(share),
             server_cpu_s=self._server_cpu_s,
             cpu_us_per_pair=cpu_us_per_pair(self._server_cpu_s, pairs),
-            silence_s=silence_s,
+            silence_s=None if self.killed_at_s is None else self.silence_s(self.killed_at_s),
         )
+
+    def silence_s(self, killed_at_s: float) -> float | None:
+        """How long the kill was felt."""
+        return longest_silence(self.grant_times_s, killed_at_s)
 
     def _read_servers(self) -> list[float]:
         return [process_cpu_s(pid) for pid in self.spec.server_pids]
 
 
-Step = Literal["idle", "prologue", "acquire", "release"]
+Step = Literal["idle", "prologue", "acquire", "release", "push", "pop", "ack"]
 
 
 class Client(asyncio.Protocol):
@@ -174,9 +176,7 @@ class Client(asyncio.Protocol):
         self._run = run
         self._index = index
         self._target = index if spec.first_target is None else spec.first_target
-        self._dialect = make_dialect(
-            spec.dialect, f"{spec.run_id}-{index}", wait=spec.shared_names > 0
-        )
+        self._dialect = self._make_dialect()
         self._begun = False
         self._names = 0
         self._step: Step = "idle"
@@ -184,6 +184,11 @@ class Client(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._pair_began_ns = 0
         self._sent_at_s = 0.0
+
+    def _make_dialect(self) -> Any:
+        spec = self._run.spec
+        owner = f"{spec.run_id}-{self._index}"
+        return make_dialect(spec.dialect, owner, wait=spec.shared_names > 0)
 
     async def connect(self) -> None:
         """Connect to this client's target, or the next one that accepts."""
@@ -334,7 +339,7 @@ def _listen_for_kill(run: Run) -> None:
     run.loop.add_reader(descriptor, on_line)
 
 
-def _sweep(run: Run, clients: list[Client]) -> None:
+def _sweep(run: Run, clients: Sequence[Client]) -> None:
     now_s = time.monotonic()
     for client in clients:
         client.sweep(now_s)
@@ -343,10 +348,14 @@ def _sweep(run: Run, clients: list[Client]) -> None:
 
 
 async def measure(spec: LoadSpec) -> LoadResult:
-    """Run the load and give its figures."""
-    loop = asyncio.get_running_loop()
-    run = Run(spec, loop)
-    clients = [Client(run, index) for index in range(spec.clients)]
+    """Run the load of locks and give its figures."""
+    run = Run(spec, asyncio.get_running_loop())
+    return await drive(run, [Client(run, index) for index in range(spec.clients)])
+
+
+async def drive(run: Run, clients: Sequence[Client]) -> LoadResult:
+    """Let the clients run through warm-up and window."""
+    spec, loop = run.spec, run.loop
     if spec.stop_after_grants:
         _listen_for_kill(run)
     loop.call_later(spec.warmup_s, run.begin)
@@ -356,7 +365,7 @@ async def measure(spec: LoadSpec) -> LoadResult:
     return run.result()
 
 
-def main() -> None:
+def main(measure: Callable[[LoadSpec], Coroutine[Any, Any, LoadResult]] = measure) -> None:
     """Read a LoadSpec, print a LoadResult."""
     spec = msgspec.json.decode(sys.stdin.buffer.readline(), type=LoadSpec)
     # Cycles are none to speak of; a collection in the window would be counted as latency.

@@ -14,8 +14,9 @@ import msgspec
 
 from bench import failover, plot, resources, throughput
 from bench.arithmetic import Ratio
-from bench.options import Measured, Options, Say, make_parser, run_benchmark
+from bench.options import Measured, Say, parse_options, run_benchmark
 from bench.report import table
+from bench.systems import lock_versions
 
 PARTS = ("throughput", "failover", "resources")
 QUICK_PLAN = throughput.Plan(rounds=1, duration_s=1.0, warmup_s=0.4)
@@ -23,15 +24,9 @@ REPETITIONS = 10
 QUICK_REPETITIONS = 3
 
 
-class LockOptions(Options):
-    """With the parts to run."""
-
-    parts: list[str]
-
-
 def main() -> None:
     """Run the parts asked for."""
-    options = _parse()
+    options = parse_options(__doc__, PARTS)
     points: list[throughput.Point] = []
     failovers: list[failover.Failover] = []
 
@@ -47,7 +42,7 @@ def main() -> None:
         return _ratios(points, failovers), shown + failover.points(failovers)
 
     if {"throughput", "failover"} & set(options.parts):
-        path = run_benchmark("locks", "bench.locks", options, run)
+        path = run_benchmark("locks", "bench.locks", options, lock_versions(), run)
         title = "Locks: three nodes each on loopback, fsync on, the same two cores"
         plot.plot_locks(points, failovers, title, path.with_suffix(".png"))
     if "resources" in options.parts:
@@ -57,21 +52,7 @@ def main() -> None:
             found = resources.measure(data_root, plan, say)
             return resources.ratios(found, full=not options.quick), resources.points(found)
 
-        run_benchmark("resources", "bench.locks", options, run_resources)
-
-
-def _parse() -> LockOptions:
-    def parts(text: str) -> list[str]:
-        chosen = text.split(",")
-        if not set(chosen) <= set(PARTS):
-            raise ValueError(text)
-        return chosen
-
-    parser = make_parser(__doc__)
-    parser.add_argument(
-        "--parts", type=parts, default=list(PARTS), help=f"of {','.join(PARTS)} (all)"
-    )
-    return parser.parse_args(namespace=LockOptions())
+        run_benchmark("resources", "bench.locks", options, lock_versions(), run_resources)
 
 
 def _ratios(points: list[throughput.Point], failovers: list[failover.Failover]) -> list[Ratio]:

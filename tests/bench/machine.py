@@ -84,6 +84,11 @@ def process_cpu_s(pid: int) -> float:
     return sum(int(field) for field in fields[11:15]) / _TICKS_PER_S
 
 
+def session_cpu_s(leader: int) -> float:
+    """CPU seconds of all processes of a session, and of their children that have ended."""
+    return sum(process_cpu_s(pid) for pid in _processes() if _session_of(pid) == leader)
+
+
 def resident_mib(pid: int) -> float:
     """Resident memory of a process."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
@@ -106,7 +111,7 @@ def directory_mib(path: Path) -> float:
 def busy_share(seconds: float) -> float:
     """How busy all cores are together, over some seconds from now."""
     idle, total = _cpu_ticks()
-    time.sleep(seconds)
+    time.sleep(seconds)  # the time that is measured
     idle_after, total_after = _cpu_ticks()
     return 1 - (idle_after - idle) / max(total_after - total, 1)
 
@@ -140,6 +145,17 @@ def version_of(distribution: str) -> str:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
         return "missing"
+
+
+def _processes() -> list[int]:
+    return [int(entry) for entry in os.listdir("/proc") if entry.isdigit()]
+
+
+def _session_of(pid: int) -> int | None:
+    try:
+        return os.getsid(pid)
+    except ProcessLookupError:
+        return None
 
 
 def _cpu_ticks() -> tuple[int, int]:

@@ -6,14 +6,13 @@ import argparse
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from bench.arithmetic import Ratio
-from bench.machine import REPOSITORY, Machine, describe, pin_to_cores, version_of
+from bench.machine import REPOSITORY, Machine, describe, pin_to_cores
 from bench.report import RESULTS, Report, command_line, machine_lines, ratio_table, save
-from bench.systems import etcd_version
 
 Say = Callable[[str], None]
 Measured = tuple[list[Ratio], list[dict[str, Any]]]
@@ -25,10 +24,18 @@ class Options(argparse.Namespace):
     quick: bool
     data_dir: Path
     results: Path
+    parts: list[str]
 
 
-def make_parser(description: str | None) -> argparse.ArgumentParser:
-    """The common options."""
+def parse_options(description: str | None, parts: Sequence[str] = ()) -> Options:
+    """The common options of this command line; of `parts` all without a choice."""
+
+    def chosen(text: str) -> list[str]:
+        names = text.split(",")
+        if not set(names) <= set(parts):
+            raise ValueError(text)
+        return names
+
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -42,18 +49,18 @@ def make_parser(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument(
         "--results", type=Path, default=RESULTS, help="where the figures go (%(default)s)"
     )
-    return parser
-
-
-def parse_options(description: str | None) -> Options:
-    """The common options of this command line."""
-    return make_parser(description).parse_args(namespace=Options())
+    if parts:
+        parser.add_argument(
+            "--parts", type=chosen, default=list(parts), help=f"of {','.join(parts)} (all)"
+        )
+    return parser.parse_args(namespace=Options())
 
 
 def run_benchmark(
     name: str,
     module: str,
     options: Options,
+    versions: dict[str, str],
     run: Callable[[Path, Say], Measured],
 ) -> Path:
     """Look at the machine, run, print the figures beside their goals and write NAME.json."""
@@ -62,7 +69,7 @@ def run_benchmark(
     data_root = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=options.data_dir))
     began_s = time.monotonic()
     try:
-        machine = describe(data_root, cores, _versions())
+        machine = describe(data_root, cores, versions)
         print(machine_lines(machine), flush=True)
         ratios, points = run(data_root, lambda line: print(line, flush=True))
     finally:
@@ -89,13 +96,3 @@ def _report(
         took_s=round(time.monotonic() - began_s, 1),
         quick=options.quick,
     )
-
-
-def _versions() -> dict[str, str]:
-    return {
-        "distsync": version_of("distsync"),
-        "etcd": etcd_version(),
-        "pysyncobj": version_of("pysyncobj"),
-        "uvicorn": version_of("uvicorn"),
-        "uvloop": version_of("uvloop"),
-    }

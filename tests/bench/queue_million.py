@@ -28,6 +28,7 @@ from redis_server import RedisServer
 
 QUEUE = "million"
 BODY = b"x" * 200
+CALLS_IN_TURN = 10
 
 
 @dataclass(frozen=True)
@@ -95,11 +96,39 @@ async def fill(store: QueueStore, count: int, **fields: int) -> None:
         left -= now
 
 
-async def one_by_one(store: QueueStore) -> None:
-    for _ in range(1_000):
-        await store.push(QUEUE, [NewMessage(body=BODY)])
-        popped = await store.pop(QUEUE, visibility_ms=600_000)
-        await store.ack(QUEUE, [one.receipt for one in popped.messages])
+@dataclass(frozen=True)
+class Took:
+    """How long each call took, milliseconds, as its caller saw it."""
+
+    push_ms: list[float]
+    pop_ms: list[float]
+
+
+async def one_by_one(store: QueueStore, queue: str = QUEUE, calls: int = 1_000) -> Took:
+    took = Took(push_ms=[], pop_ms=[])
+    for _ in range(calls):
+        began = time.perf_counter()
+        await store.push(queue, [NewMessage(body=BODY)])
+        pushed = time.perf_counter()
+        popped = await store.pop(queue, visibility_ms=600_000)
+        took.pop_ms.append((time.perf_counter() - pushed) * 1e3)
+        took.push_ms.append((pushed - began) * 1e3)
+        await store.ack(queue, [one.receipt for one in popped.messages])
+    return took
+
+
+async def compare(server: RedisServer, count: int, calls: int) -> tuple[Took, Took]:
+    """Calls on an empty queue and on one of `count` messages, a few of each in turn."""
+    store = await QueueStore.open(server.url)
+    await fill(store, count)
+    empty, full = Took(push_ms=[], pop_ms=[]), Took(push_ms=[], pop_ms=[])
+    for _ in range(calls // CALLS_IN_TURN):
+        for queue, all_of in (("empty", empty), (QUEUE, full)):
+            some = await one_by_one(store, queue, CALLS_IN_TURN)
+            all_of.push_ms.extend(some.push_ms)
+            all_of.pop_ms.extend(some.pop_ms)
+    await store.close()
+    return empty, full
 
 
 async def bury_all(store: QueueStore) -> None:

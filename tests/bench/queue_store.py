@@ -21,6 +21,7 @@ import resource
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ import uvloop
 
 from distsync_node.queues import limits, model
 from distsync_node.queues.scripts import load_scripts
-from distsync_node.queues.store import QueueStore, new_push_id, new_token
+from distsync_node.queues.store import QueueStore, new_attempt, new_push_id
 from distsync_node.queues.types import NewMessage
 from redis_server import RedisServer
 
@@ -55,7 +56,7 @@ def push_command(count: int) -> tuple[Any, ...]:
 
 
 def pop_command(count: int) -> tuple[Any, ...]:
-    request = (new_push_id(), "0" * 16, new_token(), count, 30_000, limits.MAX_POP_BYTES)
+    request = (new_push_id(), "0" * 16, new_attempt(), count, 30_000, limits.MAX_POP_BYTES)
     return script_command("pop", request)
 
 
@@ -63,6 +64,16 @@ def ack_command(popped: Sequence[Any]) -> tuple[Any, ...]:
     messages = msgspec.msgpack.decode(popped[0])[1]
     ids, tokens = [one[0] for one in messages], [one[1] for one in messages]
     return script_command("ack", (new_push_id(), "0" * 16, ids, tokens))
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Messages a second, and the CPU of this process and of Redis for each of them."""
+
+    messages: int
+    messages_per_s: float
+    own_us: float
+    redis_us: float
 
 
 class Meter:
@@ -76,7 +87,7 @@ class Meter:
         told = self._client.info("cpu")
         return float(told["used_cpu_user"]) + float(told["used_cpu_sys"])
 
-    async def run(self, name: str, step: Step, callers: int, messages_per_step: int) -> None:
+    async def run(self, step: Step, callers: int, messages_per_step: int) -> Rate:
         self._client.flushall()
         steps = 0
         until = time.perf_counter() + self._seconds
@@ -92,10 +103,12 @@ class Meter:
         await asyncio.gather(*[caller(index) for index in range(callers)])
         elapsed = time.perf_counter() - started
         messages = steps * messages_per_step
-        own = (cpu_s() - before) / messages * 1e6
-        other = (self.redis_cpu_s() - redis_before) / messages * 1e6
-        rate = messages / elapsed
-        print(f"  {name:34} {rate:9.0f} messages/s   CPU {own:6.1f} us + Redis {other:6.1f} us")
+        return Rate(
+            messages=messages,
+            messages_per_s=messages / elapsed,
+            own_us=(cpu_s() - before) / messages * 1e6,
+            redis_us=(self.redis_cpu_s() - redis_before) / messages * 1e6,
+        )
 
 
 def cpu_s() -> float:
@@ -168,21 +181,41 @@ def bare_commands(clients: Sequence[redis.asyncio.Redis], pipeline: int) -> Step
     return step
 
 
+async def raw_limit(server: RedisServer, seconds: float, batch: int) -> Rate:
+    """The scripts of push, pop and ack in bare pipelines: as fast as Redis runs them."""
+    await (await QueueStore.open(server.url)).close()  # it loads the scripts
+    some = [redis.asyncio.Redis(unix_socket_path=str(server.socket)) for _ in range(4)]
+    pipeline = PIPELINE if batch == 1 else 2
+    step = bare_scripts(some, batch, pipeline)
+    rate = await Meter(server.client(), seconds).run(step, len(some), pipeline * batch)
+    for client in some:
+        await client.aclose()
+    return rate
+
+
 async def measure(server: RedisServer, seconds: float, callers: int) -> None:
     store = await QueueStore.open(server.url)
     pool = redis.asyncio.Redis(unix_socket_path=str(server.socket), max_connections=callers)
     some = [redis.asyncio.Redis(unix_socket_path=str(server.socket)) for _ in range(4)]
     meter = Meter(server.client(), seconds)
+
+    async def show(name: str, step: Step, callers: int, messages_per_step: int) -> None:
+        rate = await meter.run(step, callers, messages_per_step)
+        print(
+            f"  {name:34} {rate.messages_per_s:9.0f} messages/s"
+            f"   CPU {rate.own_us:6.1f} us + Redis {rate.redis_us:6.1f} us"
+        )
+
     print(f"one message a call, {callers} callers")
-    await meter.run("store", through_store(store, 1), callers, 1)
-    await meter.run("redis-py, a connection per caller", through_redis_py(pool, 1), callers, 1)
-    await meter.run("bare scripts, 4 x 64", bare_scripts(some, 1, PIPELINE), 4, PIPELINE)
-    await meter.run("bare commands, 4 x 64", bare_commands(some, PIPELINE), 4, PIPELINE)
+    await show("store", through_store(store, 1), callers, 1)
+    await show("redis-py, a connection per caller", through_redis_py(pool, 1), callers, 1)
+    await show("bare scripts, 4 x 64", bare_scripts(some, 1, PIPELINE), 4, PIPELINE)
+    await show("bare commands, 4 x 64", bare_commands(some, PIPELINE), 4, PIPELINE)
     print("100 messages a call, 8 callers")
-    await meter.run("store", through_store(store, 100), 8, 100)
-    await meter.run("redis-py, a connection per caller", through_redis_py(pool, 100), 8, 100)
-    await meter.run("bare scripts, 4 x 2", bare_scripts(some, 100, 2), 4, 200)
-    await meter.run("bare commands, 4 x 200", bare_commands(some, 200), 4, 200)
+    await show("store", through_store(store, 100), 8, 100)
+    await show("redis-py, a connection per caller", through_redis_py(pool, 100), 8, 100)
+    await show("bare scripts, 4 x 2", bare_scripts(some, 100, 2), 4, 200)
+    await show("bare commands, 4 x 200", bare_commands(some, 200), 4, 200)
     await store.close()
     for client in (pool, *some):
         await client.aclose()

@@ -28,7 +28,7 @@ from bench.arithmetic import Ratio, judge
 from bench.dialects import DistSyncDialect
 from bench.machine import directory_mib, process_cpu_s, resident_mib
 from bench.options import parse_options, run_benchmark
-from bench.systems import NODES, DistSync, running
+from bench.systems import NODES, DistSync, lock_versions, running
 from bench.wire import Answer, AnswerReader, post
 
 CONNECTIONS = 128
@@ -292,7 +292,7 @@ def _newest_snapshot(data_directory: Path) -> str | None:
 def _idle_cpu_share(cluster: DistSync, seconds: float) -> float:
     before = sum(process_cpu_s(pid) for pid in cluster.pids())
     began_s = time.monotonic()
-    time.sleep(seconds)
+    time.sleep(seconds)  # the time that is measured
     took_s = time.monotonic() - began_s
     return (sum(process_cpu_s(pid) for pid in cluster.pids()) - before) / took_s
 
@@ -345,7 +345,7 @@ def main() -> None:
         found = measure(data_root, plan, say)
         return ratios(found, full=not options.quick), points(found)
 
-    run_benchmark("resources", "bench.resources", options, run)
+    run_benchmark("resources", "bench.resources", options, lock_versions(), run)
 
 
 if __name__ == "__main__":

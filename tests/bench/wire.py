@@ -25,10 +25,15 @@ class Answer(msgspec.Struct, frozen=True, gc=False):
     body: bytes
 
 
-def post(path: str, body: bytes, host: str = "127.0.0.1") -> bytes:
-    """A whole POST request of a JSON body."""
+def get(path: str, host: str = "127.0.0.1") -> bytes:
+    """A whole GET request."""
+    return f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
+
+
+def post(path: str, body: bytes, host: str = "127.0.0.1", method: str = "POST") -> bytes:
+    """A whole POST request of a JSON body, or one of another method that takes a body."""
     head = (
-        f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
+        f"{method} {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
         f"Content-Length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body
