@@ -1,0 +1,67 @@
+"""What the pods of Kubernetes say is understood."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from distsync_operator.model import Trouble
+from distsync_operator.observe import pod_trouble
+
+
+def waiting(reason: str, message: str = "", **last: Any) -> dict[str, Any]:
+    state = {"waiting": {"reason": reason, "message": message}}
+    return {"containerStatuses": [{"state": state, "lastState": last}]}
+
+
+def unscheduled(message: str) -> dict[str, Any]:
+    condition = {
+        "type": "PodScheduled",
+        "status": "False",
+        "reason": "Unschedulable",
+        "message": message,
+    }
+    return {"conditions": [condition]}
+
+
+@pytest.mark.parametrize(
+    ("status", "reason", "message"),
+    [
+        (waiting("ImagePullBackOff", "not found"), "ImagePullBackOff", "not found"),
+        (waiting("ErrImageNeverPull", "not present"), "ErrImageNeverPull", "not present"),
+        (
+            waiting("CrashLoopBackOff", "back-off 10s", terminated={"exitCode": 2}),
+            "CrashLoopBackOff",
+            "back-off 10s (exit code 2)",
+        ),
+        (
+            waiting("CreateContainerConfigError", 'secret "queues" not found'),
+            "CreateContainerConfigError",
+            'secret "queues" not found',
+        ),
+        (
+            unscheduled("pod has unbound immediate PersistentVolumeClaims"),
+            "Unschedulable",
+            "pod has unbound immediate PersistentVolumeClaims",
+        ),
+    ],
+)
+def test_a_pod_that_will_not_run_by_itself_says_why(
+    status: dict[str, Any], reason: str, message: str
+) -> None:
+    body = {"metadata": {"name": "demo-0"}, "status": status}
+    assert pod_trouble(body) == Trouble(reason=reason, message=message)
+
+
+@pytest.mark.parametrize(
+    "status",
+    [
+        {},
+        waiting("ContainerCreating"),
+        waiting("PodInitializing"),
+        {"containerStatuses": [{"state": {"running": {}}}]},
+    ],
+)
+def test_a_pod_that_is_only_starting_is_no_trouble(status: dict[str, Any]) -> None:
+    assert pod_trouble({"status": status}) is None

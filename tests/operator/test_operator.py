@@ -1,0 +1,187 @@
+"""The whole operator against an API double whose pods are real nodes and a real Redis.
+
+It has the rights that its chart gives it and no others: whatever it does here, it may.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from distsync import AsyncClient
+from kube.operator_world import World, running_world
+
+pytestmark = pytest.mark.timeout(400)
+TOLD_WITHIN_SECONDS = 30.0
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    async with running_world(tmp_path) as world:
+        yield world
+        assert world.api.refused == []
+
+
+async def start(world: World) -> None:
+    """Start the operator and wait until it works."""
+    world.start_operator()
+    await world.eventually(lambda: world.api.reads["watch", "DistSyncCluster"], "a watch")
+
+
+async def writes_while_woken(world: World) -> set[str]:
+    """The kinds that are written while events come that change nothing."""
+    before = world.api.writes.copy()
+    pod = world.api.get("Pod", "demo-0")
+    assert pod is not None
+    for _ in range(20):
+        world.api.put("Pod", pod, verb="MODIFIED")
+        await asyncio.sleep(0.1)
+    return {kind for _, kind in world.api.writes - before}
+
+
+async def says_how_it_is(world: World) -> None:
+    """Health and metrics of the operator itself."""
+    url = f"http://127.0.0.1:{world.operator_port}"
+    async with aiohttp.ClientSession() as session:
+        for path in ("/healthz", "/readyz"):
+            async with session.get(url + path) as answer:
+                assert answer.status == 200
+        async with session.get(f"{url}/metrics") as answer:
+            lines = (await answer.text()).splitlines()
+    assert "distsync_operator_leading 1.0" in lines
+    assert "distsync_operator_clusters 1.0" in lines
+    assert 'distsync_operator_actions_total{kind="Bootstrap"} 1.0' in lines
+
+
+async def test_a_cluster_comes_to_be_and_rests_and_goes_without_a_trace(world: World) -> None:
+    world.start_operator()
+    world.create(replicas=3)
+    await world.eventually(lambda: world.ready_with(3), "three nodes ready")
+    assert world.status["clusterId"] == world.resource["metadata"]["uid"]
+    assert world.condition("RedisReady")["status"] == "True"
+    assert "finalizers" not in world.resource["metadata"]
+    assert world.resource["metadata"]["generation"] == 1  # nobody wrote to its spec
+    events = {event["reason"]: event["message"] for event in world.api.list("Event")}
+    assert events["Create"] == "create the cluster of demo-0, demo-1, demo-2"
+    await says_how_it_is(world)
+    async with AsyncClient(world.url()) as client, client.lock("a", ttl=10) as lock:
+        assert lock.token
+
+    # Once the last node is in the ring nothing changes, and nothing is written, however often
+    # events wake the operator.
+    for _ in range(5):
+        written = await writes_while_woken(world)
+        if written <= {"Lease"}:
+            break
+    assert written <= {"Lease"}
+
+    world.api.delete("DistSyncCluster", world.resource)
+    await world.eventually(lambda: not world.api.list("Pod"), "no pod left")
+
+    # A pass that was under way may have made something for a resource that was gone by then.
+    def is_gone() -> bool:
+        left = {kind for kind, _, _ in world.api.objects}
+        return left <= {"PersistentVolumeClaim", "Lease", "Event"}
+
+    await world.eventually(is_gone, "nothing else left")
+    assert world.stop_operators() == [0]
+
+
+async def test_a_paused_resource_is_observed_and_left_alone(world: World) -> None:
+    world.start_operator()
+    world.create(replicas=1, paused=True)
+    await world.eventually(
+        lambda: world.condition("Progressing").get("reason") == "Paused", "the condition"
+    )
+    assert not world.api.list("StatefulSet")
+    world.change(paused=False)
+    await world.eventually(lambda: world.ready_with(1), "one node ready")
+
+
+# --- Bad input: said within 30 s, and mended by itself ------------------------------------------
+
+
+async def told(world: World, kind: str, reason: str) -> dict[str, Any]:
+    """Wait for a condition for as long as it may take; return it."""
+    await world.eventually(
+        lambda: world.condition(kind).get("reason") == reason,
+        f"{kind} because of {reason}",
+        TOLD_WITHIN_SECONDS,
+    )
+    return world.condition(kind)
+
+
+async def test_an_image_that_does_not_start_is_named_and_mended(world: World) -> None:
+    world.kubelet.broken_images.add("nowhere:1")
+    await start(world)
+    world.create(replicas=1, image="nowhere:1")
+    condition = await told(world, "Degraded", "ImagePullBackOff")
+    assert condition["status"] == "True"
+    assert condition["message"] == "demo-0: no such image"
+    world.change(image="node:1")
+    await world.eventually(lambda: world.ready_with(1), "one node ready")
+    assert world.condition("Degraded")["status"] == "False"
+
+
+async def test_a_missing_secret_is_named_and_found_once_it_is_there(world: World) -> None:
+    await start(world)
+    world.create(replicas=1, redis={"external": {"urlSecretRef": {"name": "queues"}}})
+    condition = await told(world, "Degraded", "SecretMissing")
+    assert "Secret queues with the key url is not there" in condition["message"]
+    assert (await told(world, "RedisReady", "SecretMissing"))["status"] == "False"
+    data = {"url": "cmVkaXM6Ly8xMjcuMC4wLjE6MQ=="}
+    world.api.create("Secret", {"metadata": {"name": "queues", "namespace": "apps"}, "data": data})
+    await world.eventually(lambda: world.ready_with(1), "one node ready")
+    assert world.condition("Degraded")["status"] == "False"
+
+
+async def test_a_storage_class_that_does_not_exist_is_named_until_it_does(world: World) -> None:
+    await start(world)
+    world.create(replicas=1, storage={"storageClassName": "fast"})
+    condition = await told(world, "Degraded", "Unschedulable")
+    assert condition["status"] == "True"
+    assert condition["message"].startswith("demo-0: ")
+    assert "data-demo-0 has no volume of storage class fast" in condition["message"]
+    world.kubelet.storage_classes.add("fast")
+    await world.eventually(lambda: world.ready_with(1), "one node ready")
+    assert world.condition("Degraded")["status"] == "False"
+
+
+# --- Watches, rights, death -------------------------------------------------------------------
+
+
+async def test_a_watch_that_is_too_old_to_go_on_is_begun_anew(world: World) -> None:
+    await start(world)
+    world.api.cut_watches()
+    world.create(replicas=1, paused=True)
+    world.api.forget_history()  # no watch will ever tell of it
+    await world.eventually(
+        lambda: world.condition("Progressing").get("reason") == "Paused", "the condition"
+    )
+
+
+async def test_an_operator_of_namespaces_needs_no_rights_elsewhere(tmp_path: Path) -> None:
+    values = {"watch": {"namespaces": ["apps", "other"]}}
+    async with running_world(tmp_path, values) as world:
+        world.start_operator()
+        world.create(replicas=1)
+        await world.eventually(lambda: world.ready_with(1), "one node ready")
+        assert world.stop_operators() == [0]
+        assert world.api.refused == []
+
+
+async def test_an_operator_that_dies_while_it_creates_a_cluster_creates_one(world: World) -> None:
+    world.create(replicas=3)
+    async with world.mortal_operator(dies_of="create the cluster") as deaths:
+        await world.eventually(lambda: world.ready_with(3), "three nodes ready")
+        died = deaths.read_text().splitlines()
+    assert [one.partition(":")[0] for one in died] == [
+        "before",
+        "amid",
+    ]  # the others hear of it from the first
+    assert world.status["clusterId"] == world.resource["metadata"]["uid"]
