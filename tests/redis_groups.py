@@ -167,6 +167,11 @@ class Watched:
         with redis.Redis(port=self.sentinel_port) as client:
             return len(client.execute_command("SENTINEL", "REPLICAS", self.SERVICE)) == 1
 
+    def cut_replication(self) -> None:
+        """Have the replica, which hears no more, not connect again until it is resumed."""
+        self.replica.pause()
+        self.primary.client().execute_command("CLIENT", "KILL", "TYPE", "replica")
+
     def wait_for_failover(self) -> None:
         """Return once the replica is the primary."""
         wait_for(

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import subprocess
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from process.proxy import LinkProxies
-from process.running import COMMAND, eventually, free_base_port
+from process.running import COMMAND, eventually, free_base_port, get
 
 SECRET = "a secret of tests"
 PROXY_OFFSET = 50
@@ -22,8 +24,19 @@ PROXY_OFFSET = 50
 class Cluster:
     """Nodes `n1`..`nN` from a static list; node i listens on base + i, peers reach it by proxy."""
 
-    def __init__(self, directory: Path, nodes: int = 3) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        nodes: int = 3,
+        *,
+        founders: int = 0,
+        options: Sequence[str] = (),
+    ) -> None:
         self.directory = directory
+        self.founders = founders or nodes  # who creates the cluster; the others join it
+        self.options = options  # of every node, beside those that make it one of the cluster
+        self.own_options: dict[str, list[str]] = {}  # of single nodes
+        self.own_environment: dict[str, dict[str, str]] = {}
         self.names = [f"n{i}" for i in range(1, nodes + 1)]
         self.base_port = free_base_port(nodes)
         self.proxies = LinkProxies()
@@ -57,10 +70,11 @@ class Cluster:
 
     def start(self, *names: str) -> None:
         """Start nodes (all of them without a name)."""
-        members = ",".join(
-            f"{name}=http://127.0.0.1:{self.port(name) + PROXY_OFFSET}" for name in self.names
-        )
         for name in names or self.names:
+            listed = list(dict.fromkeys([*self.names[: self.founders], name]))
+            members = ",".join(
+                f"{one}=http://127.0.0.1:{self.port(one) + PROXY_OFFSET}" for one in listed
+            )
             with (self.directory / f"{name}.log").open("ab") as log:
                 self.processes[name] = subprocess.Popen(
                     [
@@ -71,7 +85,10 @@ class Cluster:
                         f"--port={self.port(name)}",
                         f"--members={members}",
                         f"--secret-file={self.directory / 'secret'}",
+                        *self.options,
+                        *self.own_options.get(name, ()),
                     ],
+                    env={**os.environ, **self.own_environment.get(name, {})},
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
@@ -110,6 +127,25 @@ class Cluster:
         """Wait until every node says it is ready."""
         for name in self.names:
             eventually(lambda name=name: self.status(name)["ready"], what=f"{name} ready")
+
+    def ring(self, name: str, queue: str = "") -> Any:
+        """GET /cluster/ring of a node."""
+        query = f"?key={quote(queue, safe='')}" if queue else ""
+        return get(f"{self.url(name)}/cluster/ring{query}")
+
+    def queue_of(self, owner: str, but: Sequence[str] = ()) -> str:
+        """A queue that this node owns by the ring, other than some."""
+        names = (f"q{i}" for i in range(10_000) if f"q{i}" not in but)
+        return next(one for one in names if self.ring(self.names[0], one)["owner"] == owner)
+
+    def wait_for_ring(self, names: Sequence[str]) -> None:
+        """Wait until these nodes are the ring on each of them."""
+
+        def is_there() -> bool:
+            rings = [self.ring(name) for name in names]
+            return all({one["name"] for one in ring["servers"]} == set(names) for ring in rings)
+
+        eventually(is_there, what=f"a ring of {names}")
 
     def wait_same_index(self) -> None:
         """Wait until all nodes have applied the same log."""

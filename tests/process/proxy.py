@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import threading
 from collections.abc import Coroutine
 from concurrent.futures import Future
@@ -61,6 +62,7 @@ class LinkProxies:
         self._run(self._close()).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
+        gc.collect()  # a connection that no task has seen yet closes itself while it has a loop
         self._loop.close()
 
     def _run(self, work: Coroutine[Any, Any, None]) -> Future[None]:
@@ -72,9 +74,12 @@ class LinkProxies:
 
     async def _listen(self, target: str, port: int, target_port: int) -> None:
         async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
-                await self._relay(target, target_port, reader, writer)
-            writer.close()
+            ended = (OSError, asyncio.IncompleteReadError, asyncio.CancelledError)
+            try:
+                with contextlib.suppress(*ended):
+                    await self._relay(target, target_port, reader, writer)
+            finally:
+                writer.close()
 
         self._servers.append(await asyncio.start_server(connected, "127.0.0.1", port))
 

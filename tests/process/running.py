@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import queue
+import shlex
 import signal
 import socket
 import subprocess
@@ -13,10 +15,13 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
+from unittest.mock import patch
 from urllib.parse import quote
+
+from distsync.command import main
 
 DEADLINE_SECONDS = 60.0
 COMMAND = (sys.executable, "-m", "distsync.command")
@@ -45,13 +50,35 @@ def eventually(
     raise AssertionError(f"{what or probe} did not come true in {within_seconds} s: {last!r}")
 
 
+# Below the range from which the kernel takes the ports of outgoing connections.
+BASE_PORTS = range(20_000, 32_000, 200)
+_ours: dict[int, socket.socket] = {}  # base ports, each with the name that keeps others off it
+
+
 def free_base_port(nodes: int) -> int:
-    """Find a base port whose client and peer ports are all free."""
-    for base_port in range(20_000 + os.getpid() % 1_000 * 10, 60_000, 211):
-        ports = [base_port + i + offset for i in range(1, nodes + 1) for offset in (0, 100)]
-        if all(_is_free(port) for port in ports):
+    """Find a base port whose client, proxy and peer ports are all free.
+
+    Tests run in several processes at a time, and between this answer and the moment at which nodes
+    listen there is their start. So a base port belongs to the first process that asks for it.
+    """
+    for base_port in (*_ours, *BASE_PORTS):
+        ports = [base_port + i + offset for i in range(1, nodes + 1) for offset in (0, 50, 100)]
+        if _is_ours(base_port) and all(_is_free(port) for port in ports):
             return base_port
     raise AssertionError("no free ports")
+
+
+def _is_ours(base_port: int) -> bool:
+    if base_port in _ours:
+        return True
+    name = socket.socket(socket.AF_UNIX)
+    try:
+        name.bind(f"\0distsync tests {base_port}")  # abstract: it goes with this process
+    except OSError:
+        name.close()
+        return False
+    _ours[base_port] = name
+    return True
 
 
 def _is_free(port: int) -> bool:
@@ -114,10 +141,67 @@ def distsync(
     )
 
 
+def distsync_here(
+    *arguments: str,
+    url: str | None = None,
+    given: bytes = b"",
+    env: Mapping[str, str] | None = None,
+) -> subprocess.CompletedProcess[str]:
+    """Run the command to its end in this process, which spares the start of another.
+
+    It finds `given` on its standard input, and of the variables that are meant for it only those
+    in `env`.
+    """
+    streams = [io.TextIOWrapper(io.BytesIO(data), encoding="utf-8") for data in (given, b"", b"")]
+    stdin, stdout, stderr = streams
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("DISTSYNC_")}
+    with (
+        patch.dict(os.environ, kept | dict(env or {}), clear=True),
+        patch.multiple(sys, argv=["distsync", *arguments], stdin=stdin),
+        contextlib.redirect_stdout(stdout),
+        contextlib.redirect_stderr(stderr),
+    ):
+        if url is not None:
+            os.environ["DISTSYNC_URL"] = url
+        try:
+            main()
+        except SystemExit as exited:
+            code = exited.code
+    out, err = (_written(stream) for stream in (stdout, stderr))
+    return subprocess.CompletedProcess(arguments, int(code or 0), out, err)
+
+
+def completions(*words: str, url: str) -> list[str]:
+    """What bash is offered for the last word."""
+    ended = distsync_here(
+        url=url,
+        env={
+            "_DISTSYNC_COMPLETE": "bash_complete",
+            "COMP_WORDS": shlex.join(("distsync", *words)),
+            "COMP_CWORD": str(len(words)),
+        },
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    return [line.partition(",")[2] for line in ended.stdout.splitlines() if line]
+
+
+def _written(stream: io.TextIOWrapper) -> str:
+    stream.seek(0)
+    return stream.read()
+
+
 class Up:
     """A running `distsync up --output json`."""
 
-    def __init__(self, data_dir: Path, *, nodes: int, base_port: int, fresh: bool = False) -> None:
+    def __init__(
+        self,
+        data_dir: Path,
+        *,
+        nodes: int,
+        base_port: int,
+        fresh: bool = False,
+        options: Sequence[str] = (),
+    ) -> None:
         self.data_dir = data_dir
         self.base_port = base_port
         self.names = [f"node-{i}" for i in range(1, nodes + 1)]
@@ -133,6 +217,7 @@ class Up:
                     f"--data-dir={data_dir}",
                     "--output=json",
                     *(["--fresh"] if fresh else []),
+                    *options,
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,

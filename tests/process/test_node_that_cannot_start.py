@@ -13,6 +13,7 @@ from distsync_node.raft.types import Entry, EntryKind, HardState, LogIndex, Pers
 from distsync_node.replica.genesis import blank_snapshot
 from distsync_node.storage import Storage
 from process.running import COMMAND, eventually, free_base_port, get
+from redis_server import RedisServer
 
 
 @pytest.fixture
@@ -107,3 +108,31 @@ def test_a_missing_secret(tmp_path: Path, port: int) -> None:
     command = arguments(tmp_path, port, tmp_path / "data")
     (tmp_path / "secret").unlink()
     assert "cannot read the shared secret" in refused(command)
+
+
+def test_a_redis_url_that_is_none(tmp_path: Path, port: int) -> None:
+    line = refused([*arguments(tmp_path, port, tmp_path / "data"), "--redis=http://localhost"])
+    assert "http" in line
+    assert "use redis, rediss, unix" in line
+
+
+def test_a_redis_that_evicts(tmp_path: Path, port: int) -> None:
+    with RedisServer(tmp_path) as server:
+        server.client().config_set("maxmemory-policy", "allkeys-lru")
+        line = refused([*arguments(tmp_path, port, tmp_path / "data"), f"--redis={server.url}"])
+    assert "noeviction" in line
+
+
+def test_a_redis_that_is_not_there_keeps_no_node_from_starting(tmp_path: Path, port: int) -> None:
+    log = (tmp_path / "log").open("wb")
+    command = [
+        *arguments(tmp_path, port, tmp_path / "data"),
+        f"--members=n1=http://127.0.0.1:{port + 100}",
+        "--redis=redis://127.0.0.1:1",
+    ]
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+    try:
+        eventually(lambda: get(f"http://127.0.0.1:{port}/readyz")["status"] == "ready")
+    finally:
+        process.terminate()
+        assert process.wait(30) == 0

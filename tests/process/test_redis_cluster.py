@@ -38,7 +38,7 @@ async def test_every_script_runs_and_each_queue_is_on_one_node(cluster: RedisClu
     for name in NAMES:
         messages = [NewMessage(body=b"x", group=group) for group in ("", "", "g", "g", "h")]
         await store.push(name, [*messages, NewMessage(body=b"x", delay_ms=60_000, dedupe_id="d")])
-        popped = await store.pop(name, count=4)
+        popped = await store.pop(name, count=4, request_id="r")
         receipts = [one.receipt for one in popped.messages]
         assert len(receipts) == 4
         settled = [
@@ -46,8 +46,9 @@ async def test_every_script_runs_and_each_queue_is_on_one_node(cluster: RedisClu
             await store.ack(name, receipts[:1]),
             await store.nack(name, receipts[1:2], dead=True),
             await store.nack(name, receipts[2:3], delay_ms=1),
-            await store.unclaim(name, receipts[3:]),
         ]
+        unclaimed = await store.unclaim(name, request_id="r", attempt=popped.attempt)
+        assert unclaimed.returned == 1
         assert not any(one.stale for one in settled)
         assert await store.redrive(name) == 1
         await store.sweep(name)

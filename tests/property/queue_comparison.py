@@ -22,11 +22,11 @@ from distsync_node.queues.types import (
     Fence,
     FenceUnverified,
     NewMessage,
-    PopStatus,
     PurgeTarget,
     Pushed,
     QueueConfigChange,
     Settled,
+    Unclaimed,
 )
 from property.queue_checks import check_same, read_queue
 from property.queue_model import MEMORY_MS, Claim, QueueModel, Sent
@@ -58,6 +58,8 @@ class Comparison:
         self.sent: list[Sent] = []
         self.ids: list[str] = []
         self.marks: dict[str, str] = {}
+        self.attempts: list[tuple[Sent, str]] = []  # of pops
+        self.claimed: dict[str, tuple[str, list[str]]] = {}  # by the first attempt of a pop
         self.loop = asyncio.new_event_loop()
         self.stores: list[QueueStore] = [self.run(open_store(server, read)) for _ in range(nodes)]
         self._numbers = itertools.count(1)
@@ -181,8 +183,7 @@ class Comparison:
 
     def pop(self, count: int, visibility_ms: int, sent: Sent | None = None) -> None:
         sent, is_again = self._sent("pop", sent, count=count, visibility_ms=visibility_ms)
-        token = self.number("t")
-        receipts: dict[str, str] = {}
+        attempt = self.number("a")
 
         def told(items: list[Any]) -> list[tuple[Any, ...]]:
             return [
@@ -191,12 +192,18 @@ class Comparison:
             ]
 
         def apply() -> tuple[Any, Any]:
-            status, items = self.model.pop(token, count, visibility_ms)
+            status, items = self.model.pop(attempt, count, visibility_ms)
             names = [one.id for one in items]
+            self.model.last_attempts[sent.request_id] = attempt
+            self.claimed[sent.request_id] = (attempt, names)
 
             def later(model: QueueModel) -> tuple[str, Any]:
-                held = [model.held(name, token) for name in names]
-                return "repeated", told([one for one in held if one is not None])
+                held = [model.held(name, attempt) for name in names]
+                good = [one for one in held if one is not None]
+                if good:
+                    model.last_attempts[sent.request_id] = self.attempts[-1][1]
+                    model.remember(sent.request_id, *model.answers[sent.request_id][1:])
+                return "repeated", told(good)
 
             return (status, told(items)), later if items else None
 
@@ -207,20 +214,19 @@ class Comparison:
                     count=count,
                     visibility_ms=visibility_ms,
                     request_id=sent.request_id,
-                    token=token,
+                    attempt=attempt,
                 )
             )
             for one in popped.messages:
-                receipts[one.id] = one.receipt
-            if popped.status is not PopStatus.REPEATED:
-                self.claims += [
-                    Claim(one, token, receipt, sent.request_id) for one, receipt in receipts.items()
-                ]
+                claim = Claim(one.id, one.receipt.split(".")[1], one.receipt)
+                if claim not in self.claims:
+                    self.claims.append(claim)
             return popped.status.value, [
                 (one.id, one.body, one.deliveries, one.visible_ms, one.group)
                 for one in popped.messages
             ]
 
+        self.attempts.append((sent, attempt))
         self._send(sent, apply, run, again=is_again)
 
     def _good(self, claims: list[Claim]) -> tuple[list[Any], tuple[str, ...]]:
@@ -270,12 +276,21 @@ class Comparison:
         )
 
     def nack(
-        self, claims: list[Claim], delay_ms: int, dead: bool, sent: Sent | None = None
+        self,
+        claims: list[Claim],
+        delay_ms: int,
+        dead: bool,
+        spend: bool,
+        sent: Sent | None = None,
     ) -> None:
-        sent, is_again = self._sent("nack", sent, claims=claims, delay_ms=delay_ms, dead=dead)
+        sent, is_again = self._sent(
+            "nack", sent, claims=claims, delay_ms=delay_ms, dead=dead, spend=spend
+        )
 
         def act(good: list[Any], stale: tuple[str, ...]) -> Settled:
-            became = [(one.id, self.model.nack(one, delay_ms, dead=dead)) for one in good]
+            became = [
+                (one.id, self.model.nack(one, delay_ms, dead=dead, spend=spend)) for one in good
+            ]
             return Settled(
                 stale=stale,
                 ready=sum(ready for _, (_, ready) in became),
@@ -287,7 +302,12 @@ class Comparison:
             claims,
             act,
             lambda store, receipts: store.nack(
-                self.queue, receipts, delay_ms=delay_ms, dead=dead, request_id=sent.request_id
+                self.queue,
+                receipts,
+                delay_ms=delay_ms,
+                dead=dead,
+                spend=spend,
+                request_id=sent.request_id,
             ),
             again=is_again,
         )
@@ -310,21 +330,18 @@ class Comparison:
             again=is_again,
         )
 
-    def unclaim(self, sent: Sent) -> None:
-        """The client of a pop is gone."""
-        claims = [one for one in self.claims if one.request_id == sent.request_id]
-        if not claims:
-            return
-        good, stale = self._good(claims)
-        ready = sum([self.model.unclaim(one) for one in good])
-        if good:
-            self.model.answers.pop(sent.request_id)
-        found = self.run(
-            self.store.unclaim(
-                self.queue, [one.receipt for one in claims], pop_request_id=sent.request_id
-            )
-        )
-        assert found == Settled(stale=stale, ready=ready)
+    def unclaim(self, pop: Sent, attempt: str) -> None:
+        """The client of this attempt is gone."""
+        model, good = self.model, []
+        known = model.answers.get(pop.request_id)
+        token, names = self.claimed.get(pop.request_id, ("", []))
+        if known is not None and token == attempt == model.last_attempts[pop.request_id]:
+            held = [model.held(name, token) for name in names]
+            good = [one for one in held if one is not None]
+            model.answers.pop(pop.request_id)
+        ready = sum([model.unclaim(one) for one in good])
+        found = self.run(self.store.unclaim(self.queue, request_id=pop.request_id, attempt=attempt))
+        assert found == Unclaimed(returned=len(good), ready=ready)
         self.check()
 
     def sweep(self) -> None:

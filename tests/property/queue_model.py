@@ -53,6 +53,7 @@ class QueueModel:
         self.dedupe: dict[str, tuple[int, str]] = {}
         self.fences: dict[str, int] = {}
         self.answers: dict[str, tuple[int, Any, Any]] = {}  # request id -> when, digest, answer
+        self.last_attempts: dict[str, str] = {}  # of pops
         self.counters: dict[str, int] = {}
 
     # --- Requests -------------------------------------------------------------------------
@@ -293,8 +294,9 @@ class QueueModel:
         self.tally("acked")
         return bool(item.group) and self._group_enters(item.group)
 
-    def nack(self, item: Item, delay_ms: int, *, dead: bool) -> tuple[bool, bool]:
+    def nack(self, item: Item, delay_ms: int, *, dead: bool, spend: bool) -> tuple[bool, bool]:
         self.tally("nacked")
+        item.deliveries -= not spend
         return self._put_back(item, self.now + delay_ms if delay_ms else 0, dead=dead)
 
     def extend(self, item: Item, visibility_ms: int) -> None:
@@ -404,7 +406,6 @@ class Claim:
     message_id: str
     token: str
     receipt: str
-    request_id: str  # of the pop
 
 
 @dataclass

@@ -38,7 +38,7 @@ class Mutant:
     old: str
     new: str
 
-    def read(self) -> SourceReader:
+    def read(self, read: SourceReader = read_with_test_clock) -> SourceReader:
         """Return a reader with the bug in.
 
         Raises:
@@ -50,7 +50,7 @@ class Mutant:
                 raise LookupError(f"{self.name}: {self.path} has no single {self.old!r}")
             return source.replace(self.old, self.new)
 
-        return read_changed(read_with_test_clock, {self.path: change})
+        return read_changed(read, {self.path: change})
 
 
 REPEAT = "if first_digest then return {first_digest == digest and first_answer or REUSED} end"
@@ -90,7 +90,31 @@ MUTANTS = (
     Mutant(
         "a pop whose claims were given back is remembered",
         "unclaim.lua",
-        "call('HDEL', k.requests_1, pop_request_id)",
+        "forget_request(pop_request_id)",
+        "",
+    ),
+    Mutant(
+        "an attempt gives back what a later one was answered with",
+        "unclaim.lua",
+        "token ~= attempt or last_attempt ~= attempt then",
+        "token ~= attempt then",
+    ),
+    Mutant(
+        "an attempt gives back what an earlier one claimed",
+        "unclaim.lua",
+        "token ~= attempt or last_attempt ~= attempt then",
+        "last_attempt ~= attempt then",
+    ),
+    Mutant(
+        "a later attempt does not take over",
+        "pop.lua",
+        "remember(request_id, digest, first_attempt, first_ids, attempt)",
+        "remember(request_id, digest, first_attempt, first_ids, first_attempt)",
+    ),
+    Mutant(
+        "a delivery that was not begun is counted",
+        "nack.lua",
+        "if not spend then s.deliveries = s.deliveries - 1 end",
         "",
     ),
     Mutant(
@@ -102,7 +126,7 @@ MUTANTS = (
     Mutant(
         "pop is not idempotent",
         "pop.lua",
-        "remember(request_id, digest, token, ids)",
+        "remember(request_id, digest, attempt, ids, attempt)",
         "",
     ),
     Mutant("ack is not idempotent", "ack.lua", REPEAT, ""),

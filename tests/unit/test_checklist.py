@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from pathlib import Path
 
@@ -11,6 +12,7 @@ CHECKLIST = ROOT / "docs" / "checklist.md"
 NAMED = re.compile(r"`(tests/[\w/]+\.(?:py::\w+|txt))`")
 
 
+@functools.cache
 def functions_in(file: Path) -> set[str]:
     tree = ast.parse(file.read_text())
     functions = (ast.FunctionDef, ast.AsyncFunctionDef)

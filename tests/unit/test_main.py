@@ -14,6 +14,8 @@ from distsync_node import main
 from distsync_node.services.formation import Formation
 from distsync_node.settings import Settings
 
+DEADLINE_SECONDS = 60
+
 
 @pytest.fixture(autouse=True)
 def signals() -> Iterator[None]:
@@ -38,7 +40,7 @@ async def test_it_ends_with_0_when_it_is_told_to(tmp_path: Path) -> None:
     program = main._Program(settings(tmp_path))
     running = asyncio.create_task(program.run())
     program._stop.set()
-    assert await asyncio.wait_for(running, 20) == 0
+    assert await asyncio.wait_for(running, DEADLINE_SECONDS) == 0
 
 
 async def test_it_ends_with_3_when_it_can_no_longer_look_for_its_cluster(
@@ -48,4 +50,4 @@ async def test_it_ends_with_3_when_it_can_no_longer_look_for_its_cluster(
         raise ValueError("a bug")
 
     monkeypatch.setattr(Formation, "run", fails)
-    assert await asyncio.wait_for(main._Program(settings(tmp_path)).run(), 20) == 3
+    assert await asyncio.wait_for(main._Program(settings(tmp_path)).run(), DEADLINE_SECONDS) == 3

@@ -9,7 +9,8 @@ import pytest
 
 from distsync_node.addresses import is_optional_client_url, is_peer_url
 from distsync_node.errors import StartupError
-from distsync_node.settings import Settings, parse_members, read_secret
+from distsync_node.ring import DEFAULT_VIRTUAL_NODES
+from distsync_node.settings import Settings, parse_members, read_redis_url, read_secret
 
 
 def settings(**changes: Any) -> Settings:
@@ -121,3 +122,25 @@ def test_a_secret_file_that_cannot_be_read_or_is_empty_is_a_startup_error(tmp_pa
         read_secret(file)
     file.write_text("s3cret\n")
     assert read_secret(file) == "s3cret"
+
+
+def test_the_url_of_redis_may_be_in_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "url"
+    assert read_redis_url("", None) == ""
+    assert read_redis_url("redis://one", None) == "redis://one"
+    with pytest.raises(StartupError, match="cannot read the URL of Redis"):
+        read_redis_url("", file)
+    file.write_text("\n")
+    with pytest.raises(StartupError, match="the file is empty"):
+        read_redis_url("", file)
+    file.write_text("redis://:password@two:6379/0\n")
+    assert read_redis_url("", file) == "redis://:password@two:6379/0"
+    with pytest.raises(StartupError, match="not both"):
+        read_redis_url("redis://one", file)
+
+
+@pytest.mark.parametrize("number", [0, 4_097])
+def test_virtual_nodes_are_bounded(number: int) -> None:
+    assert settings().virtual_nodes == DEFAULT_VIRTUAL_NODES
+    with pytest.raises(StartupError, match="--virtual-nodes must be 1 to 4096"):
+        settings(virtual_nodes=number)

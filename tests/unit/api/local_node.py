@@ -225,6 +225,10 @@ class LocalNode:
         self.fail_if_told()
         return target or MemberId("id-node-2")
 
+    async def drain(self) -> None:
+        self.fail_if_told()
+        self.changes = {**self.changes, "draining": True, "ready": False}
+
     async def archive(self) -> str:
         self.fail_if_told()
         if self.status().state != "removed":

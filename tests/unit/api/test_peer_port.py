@@ -31,6 +31,7 @@ CALLS = [
     ("POST", "/cluster/members/x/promote"),
     ("POST", "/cluster/members/x/demote"),
     ("POST", "/cluster/transfer"),
+    ("POST", "/cluster/drain"),
     ("POST", "/cluster/archive"),
     ("POST", "/lock/force_release"),
     ("GET", "/no/such/path"),
@@ -129,6 +130,7 @@ async def test_identity_says_who_listens(admin: httpx.AsyncClient) -> None:
         "state": "member",
         "cluster_id": "c-1",
         "config_index": 7,
+        "draining": False,
         "leader": "node-1",
         "peer_url": "http://node-1.test:8180",
         "client_url": "http://node-1.test:8080",
@@ -279,6 +281,12 @@ async def test_only_a_removed_member_is_archived(admin: httpx.AsyncClient, node:
     node.changes = {"state": "removed"}
     archived = await admin.post("/cluster/archive")
     assert archived.json() == {"archived_to": "/data/removed-1"}
+
+
+async def test_a_node_that_drains_says_so(admin: httpx.AsyncClient) -> None:
+    assert (await admin.get("/cluster/identity")).json()["draining"] is False
+    assert (await admin.post("/cluster/drain")).json()["draining"] is True
+    assert (await admin.get("/cluster/identity")).json()["draining"] is True
 
 
 async def test_admin_calls_without_a_leader_are_503(

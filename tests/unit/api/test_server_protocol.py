@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 import pytest
@@ -55,8 +56,9 @@ class Connection:
 
 
 class Server:
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, protocols: Collection[Any]) -> None:
         self.port = port
+        self.protocols = protocols  # of the connections that are open
         self._connections: list[Connection] = []
 
     async def connect(self) -> Connection:
@@ -93,7 +95,7 @@ async def server(app: Gateway, request: pytest.FixtureRequest) -> AsyncIterator[
     serving = asyncio.create_task(uvicorn_server._serve(None))
     await eventually(lambda: uvicorn_server.started)
     port = uvicorn_server.servers[0].sockets[0].getsockname()[1]
-    server = Server(port)
+    server = Server(port, uvicorn_server.server_state.connections)
     yield server
     server.close()
     uvicorn_server.should_exit = True
@@ -245,3 +247,17 @@ async def test_a_body_in_chunks_is_read(server: Server) -> None:
         b"transfer-encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(ACQUIRE), ACQUIRE)
     )
     assert (await connection.answer()).status == 200
+
+
+async def test_answers_that_a_client_does_not_read_do_not_pile_up(server: Server) -> None:
+    connection = await server.connect()
+    connection.send(request("/lock/acquire", ACQUIRE))
+    assert (await connection.answer()).status == 200
+    (protocol,) = server.protocols
+    protocol.pause_writing()  # as asyncio does when too many bytes wait for the client
+    connection.send(request("/lock/acquire", ACQUIRE))
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.2):
+            await connection.answer()
+    protocol.resume_writing()
+    assert (await connection.answer()).status == 409

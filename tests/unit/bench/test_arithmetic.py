@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.arithmetic import (
+    batch_goal,
     cpu_share,
     cpu_us_per_pair,
     hold_against,
@@ -14,7 +15,9 @@ from bench.arithmetic import (
     judge,
     longest_silence,
     median,
+    middle,
     percentile,
+    served_again_s,
 )
 
 figures = st.lists(st.integers(0, 10**9), min_size=1, max_size=300)
@@ -107,3 +110,28 @@ def test_without_a_grant_on_each_side_of_the_kill_there_is_no_silence_to_tell(
     grants: list[float],
 ) -> None:
     assert longest_silence(grants, since=2.0) is None
+
+
+def test_the_middle_is_the_median_of_what_is_known() -> None:
+    assert middle([3.0, None, 1.0, 2.0]) == 2.0
+    assert middle([None]) is None
+    assert middle([]) is None
+
+
+def test_batches_are_to_beat_five_times_the_best_unless_redis_does_not_give_that() -> None:
+    assert batch_goal(1_000, 100_000) == 5_000
+    assert batch_goal(5_000, 10_000) == 6_000
+    assert batch_goal(None, 10_000) is None
+    assert batch_goal(5_000, None) is None
+
+
+def test_all_are_served_again_when_the_last_one_is() -> None:
+    first = [(9.0, 9.5), (9.9, 10.2), (10.3, 10.4), (10.5, 10.6)]
+    last = [(9.8, 9.9), (10.1, 10.7), (10.8, 10.9)]
+    assert served_again_s([first, last], 10.0) == pytest.approx(0.7)
+
+
+def test_a_round_from_before_the_kill_is_no_sign_of_service() -> None:
+    assert served_again_s([[(9.9, 10.2)]], 10.0) is None
+    assert served_again_s([[(10.1, 10.2)], []], 10.0) is None
+    assert served_again_s([], 10.0) is None

@@ -7,8 +7,9 @@ import base64
 import msgspec
 import pytest
 
-from bench.dialects import make_dialect
+from bench.dialects import BATCH, BODY_BYTES, make_dialect, make_queue_dialect
 from bench.wire import Answer
+from distsync_node.api.queue_schemas import AckRequest, PopRequest, PushRequest
 from distsync_node.api.schemas import AcquireRequest, ReleaseRequest
 
 
@@ -78,3 +79,51 @@ def test_an_etcd_transaction_that_put_nothing_is_no_grant() -> None:
 def test_an_unknown_dialect_is_refused() -> None:
     with pytest.raises(ValueError, match="no such dialect"):
         make_dialect("zookeeper", "me", wait=False)
+
+
+@pytest.mark.parametrize(
+    ("kind", "batch"), [("singles", 1), ("workers", 1), ("polls", 1), ("batches", BATCH)]
+)
+def test_queues_are_asked_in_their_own_schema(kind: str, batch: int) -> None:
+    dialect = make_queue_dialect(kind)
+    dialect.name("jobs")
+    push = msgspec.json.decode(body_of(dialect.push(1_234)), type=PushRequest)
+    pop = msgspec.json.decode(body_of(dialect.pop()), type=PopRequest)
+    ack = msgspec.json.decode(body_of(dialect.ack([b"one", b"two"])), type=AckRequest)
+    bodies = [push.body] if batch == 1 else [one.body for one in push.messages or ()]
+    assert len(bodies) == batch
+    assert all(body is not None and len(body) == BODY_BYTES for body in bodies)
+    assert all(body is not None and int(body[:20]) == 1_234 for body in bodies)
+    assert (pop.max, pop.wait_ms > 0) == (batch, kind == "polls")
+    assert ack.receipts == ["one", "two"]
+    assert push.queue == pop.queue == ack.queue == "jobs"
+    pop_on = msgspec.json.decode(body_of(dialect.pop_on([b"one", b"two"])), type=PopRequest)
+    assert pop_on == msgspec.structs.replace(pop, ack=["one", "two"])
+
+
+def test_receipts_and_stamps_are_read_from_a_pop() -> None:
+    dialect = make_queue_dialect("batches")
+    one = b'{"id":"i","body":"%020dxxx","receipt":"r%d","deliveries":1}'
+    answer = b'{"messages":[%s,%s]}' % (one % (7, 1), one % (8, 2))
+    assert dialect.popped(Answer(200, answer)) == ([b"r1", b"r2"], [7, 8])
+    assert dialect.popped(Answer(200, b'{"messages":[]}')) == ([], [])
+    assert dialect.popped(Answer(503, answer)) == ([], [])
+
+
+def test_an_ack_counts_only_for_all_of_its_receipts() -> None:
+    dialect = make_queue_dialect("singles")
+    assert dialect.acked(Answer(200, b'{"count":2,"dead":[]}'), 2)
+    assert not dialect.acked(Answer(200, b'{"count":1,"dead":[]}'), 2)
+    assert not dialect.acked(Answer(409, b'{"count":2}'), 2)
+
+
+def test_a_pop_that_acks_counts_only_if_no_claim_had_ended() -> None:
+    dialect = make_queue_dialect("workers")
+    assert dialect.ended_claims(Answer(200, b'{"messages":[],"stale":[]}'))
+    assert not dialect.ended_claims(Answer(200, b'{"messages":[],"stale":["r"]}'))
+    assert not dialect.ended_claims(Answer(503, b'{"stale":[]}'))
+
+
+def test_an_unknown_queue_dialect_is_refused() -> None:
+    with pytest.raises(ValueError, match="no such dialect"):
+        make_queue_dialect("topics")

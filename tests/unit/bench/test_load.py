@@ -9,7 +9,8 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from bench.driver import LoadFailedError, run_load
+from bench import queue_load
+from bench.driver import LoadFailedError, deadline_s, run_load
 from bench.load import LoadSpec, measure
 
 Reply = Callable[[str, int], tuple[int, bytes] | None]
@@ -146,5 +147,105 @@ async def test_a_failover_run_tells_the_silence_and_ends_by_itself() -> None:
 async def test_a_load_that_cannot_begin_is_told() -> None:
     async with server(grant) as address:
         spec = spec_for(address, dialect="no such dialect")
-        with pytest.raises(LoadFailedError, match="before its window"):
+        with pytest.raises(LoadFailedError, match="before its window") as told:
             await asyncio.to_thread(run_load, spec)
+    assert "no such dialect: no such dialect" in str(told.value)  # the end of its stderr
+
+
+@pytest.mark.parametrize("warmup_s", [0.0, 600.0])
+async def test_a_load_that_hangs_is_killed_at_its_deadline(warmup_s: float) -> None:
+    async with server(grant) as address:
+        spec = spec_for(address, warmup_s=warmup_s, duration_s=600.0)
+        began_s = time.monotonic()
+        with pytest.raises(LoadFailedError, match="killed after 1 s"):
+            await asyncio.to_thread(run_load, spec, kill_after_s=1.0)
+    assert time.monotonic() - began_s < 20
+
+
+def test_the_deadline_is_a_few_times_what_was_planned() -> None:
+    short = spec_for(("127.0.0.1", 1), warmup_s=0.5, duration_s=2.5)
+    assert 10 < deadline_s(short) < 60
+    long = spec_for(("127.0.0.1", 1), warmup_s=10.0, duration_s=90.0)
+    assert 200 < deadline_s(long) < 500
+
+
+def queue_reply(path: str, number: int) -> tuple[int, bytes]:
+    if path == "/queue/push":
+        return 200, b'{"ids":["a"]}'
+    if path == "/queue/pop":
+        one = b'{"id":"a","body":"%020d","receipt":"r"}' % time.monotonic_ns()
+        return 200, b'{"messages":[%s,%s]}' % (one, one)
+    return 200, b'{"count":2,"dead":[]}'
+
+
+async def test_messages_count_when_their_ack_is_answered() -> None:
+    asked: list[str] = []
+
+    def reply(path: str, number: int) -> tuple[int, bytes]:
+        asked.append(path)
+        return queue_reply(path, number)
+
+    async with server(reply) as address:
+        result = await queue_load.measure(spec_for(address, dialect="batches", shared_names=1))
+    assert set(asked) == {"/queue/push", "/queue/pop", "/queue/ack"}
+    assert 0 < result.pairs < 2 * asked.count("/queue/ack")
+    assert result.p50_ms is not None
+    assert 0 <= result.p50_ms < 1_000
+    assert result.errors == {}
+
+
+async def test_messages_of_workers_count_when_the_next_pop_has_acked_them() -> None:
+    asked: list[str] = []
+
+    def reply(path: str, number: int) -> tuple[int, bytes]:
+        asked.append(path)
+        status, body = queue_reply(path, number)
+        return status, body.replace(b"]}", b'],"stale":[]}') if path == "/queue/pop" else body
+
+    async with server(reply) as address:
+        result = await queue_load.measure(spec_for(address, dialect="workers", shared_names=1))
+    assert set(asked) == {"/queue/push", "/queue/pop"}
+    assert 0 < result.pairs <= 2 * asked.count("/queue/pop")
+    assert result.errors == {}
+
+
+@pytest.mark.parametrize(
+    ("path", "answer", "reason"),
+    [
+        ("/queue/push", b'{"code":"redis_unavailable"}', "push: 503 redis_unavailable"),
+        ("/queue/pop", b'{"messages":[]}', "pop: 200"),
+        ("/queue/ack", b'{"count":1}', "ack: 200"),
+    ],
+)
+async def test_what_a_queue_refuses_is_an_error(path: str, answer: bytes, reason: str) -> None:
+    status = int(reason.split()[1])
+
+    def reply(asked: str, number: int) -> tuple[int, bytes]:
+        return (status, answer) if asked == path else queue_reply(asked, number)
+
+    async with server(reply) as address:
+        result = await queue_load.measure(spec_for(address, dialect="singles", shared_names=1))
+    assert result.pairs == 0
+    assert set(result.errors) == {reason}
+
+
+async def test_a_failover_of_queues_ends_when_all_clients_are_served_again() -> None:
+    quiet_until_s = 0.0
+
+    def reply(path: str, number: int) -> tuple[int, bytes] | None:
+        return None if time.monotonic() < quiet_until_s else queue_reply(path, number)
+
+    def kill() -> float:
+        nonlocal quiet_until_s
+        killed_at_s = time.monotonic()
+        quiet_until_s = killed_at_s + 0.3
+        return killed_at_s
+
+    async with server(reply) as address:
+        spec = spec_for(
+            address, dialect="polls", duration_s=30.0, shared_names=3, stop_after_grants=3
+        )
+        result = await asyncio.to_thread(run_load, spec, kill, module="bench.queue_load")
+    assert result.silence_s is not None
+    assert 0.3 <= result.silence_s < 5
+    assert result.window_s < 25

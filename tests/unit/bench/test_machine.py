@@ -9,7 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from bench.machine import directory_mib, filesystem_of, process_cpu_s, resident_mib
+from bench.machine import (
+    directory_mib,
+    filesystem_of,
+    process_cpu_s,
+    resident_mib,
+    session_cpu_s,
+)
 
 
 def test_cpu_of_a_process_grows_as_it_works() -> None:
@@ -23,6 +29,18 @@ def test_a_process_that_is_gone_has_no_cpu() -> None:
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
     assert process_cpu_s(ended.pid) == 0.0
+
+
+def test_cpu_of_a_session_has_that_of_children() -> None:
+    work = "for _ in range(10**7): pass"
+    child = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {work!r}]); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", child], stdin=subprocess.PIPE, start_new_session=True
+    ) as leader:
+        while (now_s := session_cpu_s(leader.pid)) < 0.15:
+            assert leader.poll() is None
+        leader.communicate(b"\n")
+    assert now_s < 30
 
 
 def test_resident_memory_is_that_of_an_interpreter() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import warnings
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -57,3 +58,11 @@ async def make_client(
 @pytest.fixture
 def client(make_client: Callable[..., AsyncClient]) -> AsyncClient:
     return make_client()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _nothing_left_of_other_modules() -> None:
+    """What others left to the collector is no fault of these tests, where a warning is an error."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        gc.collect()

@@ -20,6 +20,7 @@ from distsync_node.api.app import build_public_app
 from distsync_node.api.gateway import Gateway
 from distsync_node.api.options import ApiOptions
 from distsync_node.locks.commands import Outcome
+from distsync_node.queues.service import QueueService
 from distsync_node.raft.types import Member, MemberId
 from unit.api.local_node import LocalNode
 
@@ -131,7 +132,7 @@ class ScriptedNode:
         return self.advertised_url or self.url
 
     async def start(self) -> None:
-        app = web.Application()
+        app = web.Application(client_max_size=8 * 1024 * 1024)
         app.router.add_route("*", "/{path:.*}", self._handle)
         self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0)
         await self._runner.setup()
@@ -271,8 +272,9 @@ def problem(status: int, code: str, **fields: Any) -> Callable[[], web.Response]
 class ScriptedCluster:
     """Some nodes over one table. The leader is announced and nothing more: any node answers."""
 
-    def __init__(self) -> None:
+    def __init__(self, queues: QueueService | None = None) -> None:
         self.table = Table()
+        self.queues = queues
         self.nodes: dict[str, ScriptedNode] = {}
         self.asked: list[Asked] = []
         self.leader: str | None = None
@@ -286,11 +288,13 @@ class ScriptedCluster:
         self.leader = "node-1"
 
     async def add(self, name: str) -> ScriptedNode:
-        view: Any = _View(self.table, self, name)
-        gateway = build_public_app(view, node_name=name, options=QUICK)
-        node = self.nodes[name] = ScriptedNode(name, gateway, self)
+        node = self.nodes[name] = ScriptedNode(name, self.make_gateway(name), self)
         await node.start()
         return node
+
+    def make_gateway(self, name: str) -> Gateway:
+        view: Any = _View(self.table, self, name)
+        return build_public_app(view, node_name=name, queues=self.queues, options=QUICK)
 
     async def stop(self) -> None:
         for node in self.nodes.values():
@@ -320,7 +324,7 @@ class ScriptedCluster:
         return [node.url for node in self.nodes.values()]
 
     def note(self, node: str, path: str, content: bytes, client: str) -> None:
-        body = msgspec.json.decode(content) if content else {}
+        body = msgspec.json.decode(content) if content[:1] == b"{" else {}
         self.asked.append(Asked(node, path, body, client))
 
     def asked_for(self, path: str, node: str | None = None) -> list[Asked]:

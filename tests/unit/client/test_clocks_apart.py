@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from itertools import groupby
 from typing import Any
 
 import pytest
@@ -18,18 +19,22 @@ OWN = ("request_id", "owner", "token", "name")
 
 
 async def use_everything(cluster: ScriptedCluster, client: AsyncClient, clock: JumpClock) -> Any:
-    """Take, keep and give back a lock under a clock; return what was asked for."""
+    """Take, keep and give back a lock under a clock; return what was asked for.
+
+    Renewals that follow one another count as one: a slow machine has time for more.
+    """
     asked_before = {path: len(cluster.asked_for(path)) for path in PATHS}
     async with client.lock("a", ttl=9) as lock:
         assert 5 < lock.expires_in() < 9
         clock.jump(3.1)
         await eventually(lambda: lock.expires_in() > 8)
         lock.check()
-    return [
+    asked = [
         (path, {name: value for name, value in one.body.items() if name not in OWN})
         for path in PATHS
         for one in cluster.asked_for(path)[asked_before[path] :]
     ]
+    return [one for one, _ in groupby(asked)]
 
 
 async def test_a_clients_clock_60_seconds_ahead_changes_nothing(

@@ -68,18 +68,19 @@ async def test_on_loss_everything_is_lost_together(
     cluster: ScriptedCluster, clock: JumpClock, client: AsyncClient
 ) -> None:
     lost: list[LockLost] = []
-    outside = []
+    inside, outside = [], []
 
     async def hold(name: str) -> None:
         with pytest.raises(SessionLost):
             async with session.lock(name, on_lost=lost.append):
+                inside.append(name)
                 await asyncio.Event().wait()
         outside.append(name)
 
     with pytest.raises(SessionLost):
         async with client.session(ttl=9) as session:
             tasks = [asyncio.create_task(hold(name)) for name in ("a", "b")]
-            await eventually(lambda: held_names(cluster) == ["a", "b"])
+            await eventually(lambda: len(inside) == 2)
             for node in cluster.nodes.values():
                 await node.stop()
             clock.jump(9)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,14 +23,16 @@ from distsync_node.cluster.ring_state import (
     RingState,
     Server,
     apply,
+    without_member,
 )
-from distsync_node.raft.types import MemberId
+from distsync_node.raft.types import MemberId, RaftOptions
 
 OPTIONS = LeaseOptions()
 A = Server(name="a", member=MemberId("id-a"), incarnation=Incarnation(1))
 A2 = Server(name="a", member=MemberId("id-a"), incarnation=Incarnation(2))
 RING = apply(EMPTY_RING, EnterRing(server=A))
 SETTLED_MS = OPTIONS.takeover_ms + 1
+ELECTION_MS = RaftOptions().election_timeout_max_ms
 
 
 def ask(
@@ -63,6 +66,13 @@ def test_a_serving_node_gets_a_lease_of_the_current_epoch() -> None:
 def test_a_newcomer_enters_the_ring_before_it_gets_a_lease() -> None:
     assert ask(LeaseTable(OPTIONS, RING, 0), EMPTY_RING, now_ms=10) == Verdict(
         command=EnterRing(server=A)
+    )
+
+
+def test_an_entry_names_the_virtual_nodes_that_the_leader_was_told() -> None:
+    table = LeaseTable(OPTIONS, EMPTY_RING, 0, virtual_nodes=8)
+    assert ask(table, EMPTY_RING, now_ms=10) == Verdict(
+        command=EnterRing(server=A, virtual_nodes=8)
     )
 
 
@@ -111,6 +121,33 @@ def test_a_restarted_node_waits_for_the_lease_of_its_earlier_incarnation() -> No
     assert ask(table, now_ms=0).grant is not None
     assert ask(table, now_ms=10, server=A2) == Verdict()
     assert ask(table, now_ms=OPTIONS.granted_ms, server=A2) == Verdict(command=EnterRing(server=A2))
+
+
+def test_a_node_that_another_is_to_replace_gets_nothing_any_more() -> None:
+    table = LeaseTable(OPTIONS, RING, -SETTLED_MS)
+    enter = EnterRing(server=A2)
+    assert ask(table, now_ms=0, server=A2) == Verdict(command=enter)
+    assert ask(table, now_ms=1) == Verdict()
+    table.proposal_failed(enter)
+    assert ask(table, now_ms=2).grant is not None
+
+
+def test_who_is_in_doubt_is_struck_off_once_its_lease_has_ended() -> None:
+    table = LeaseTable(OPTIONS, RING, -SETTLED_MS)
+    assert ask(table, now_ms=0).grant is not None
+    removed = without_member(RING, A.member)
+    table.ring_changed(removed, 1)
+    assert table.overdue(removed, OPTIONS.granted_ms - 1) == []
+    assert table.next_deadline_ms(removed) == OPTIONS.granted_ms
+    assert table.overdue(removed, OPTIONS.granted_ms) == [leave(A)]
+    assert table.overdue(removed, OPTIONS.granted_ms + 1) == []
+
+
+def test_a_new_leader_strikes_nobody_off_while_earlier_grants_may_live() -> None:
+    removed = without_member(RING, A.member)
+    table = LeaseTable(OPTIONS, removed, 0)
+    assert table.overdue(removed, OPTIONS.takeover_ms - 1) == []
+    assert table.overdue(removed, OPTIONS.takeover_ms) == [leave(A)]
 
 
 def test_a_server_that_left_is_forgotten() -> None:
@@ -181,3 +218,17 @@ def test_no_lease_outlives_the_leaders_table(
         assert taken_out_ms is not None
         assert not holder.is_valid(RING.epoch, holder_clock(taken_out_ms))
         true_ms = arrived_ms + back_ms
+
+
+@pytest.mark.parametrize("election_ms", [ELECTION_MS, 1_000])
+def test_what_a_killed_node_served_is_served_again_well_within_four_seconds(
+    election_ms: int,
+) -> None:
+    """One election, if it led, and the lease: a second is left for all else. 1,000: Kubernetes."""
+    assert election_ms + OPTIONS.takeover_ms <= 3_000
+
+
+def test_a_lease_outlives_the_election_of_another_leader() -> None:
+    """Also one that was renewed just before the leader died, less a heartbeat."""
+    left_ms = OPTIONS.lease_ms - OPTIONS.heartbeat_ms
+    assert left_ms >= 1_000 + OPTIONS.drift_ms

@@ -43,6 +43,16 @@ def test_each_entry_raises_the_epoch_and_servers_are_sorted() -> None:
     assert state.ring().nodes == ("a", "b")
 
 
+def test_the_first_entry_fixes_the_number_of_virtual_nodes() -> None:
+    first = apply(EMPTY_RING, EnterRing(server=server("a"), virtual_nodes=8))
+    assert first.virtual_nodes == first.ring().virtual_nodes == 8
+    second = apply(first, EnterRing(server=server("b"), virtual_nodes=16))
+    assert second.virtual_nodes == 8
+    emptied = apply(apply(second, leave(server("a"))), leave(server("b")))
+    again = apply(emptied, EnterRing(server=server("c"), virtual_nodes=16))
+    assert again.virtual_nodes == 8
+
+
 def test_entering_again_changes_nothing() -> None:
     state = ring_of(server("a"))
     assert apply(state, EnterRing(server=server("a"))) is state
@@ -74,6 +84,25 @@ def test_a_member_removed_from_the_cluster_leaves_the_ring() -> None:
     assert without_member(state, MemberId("x")) is state
 
 
+def test_who_left_without_being_known_to_have_ended_is_in_doubt_until_it_is() -> None:
+    removed = without_member(ring_of(server("a"), server("b")), MemberId("id-b"))
+    assert removed.in_doubt == (server("b"),)
+    replaced = apply(removed, EnterRing(server=server("a", incarnation=2)))
+    assert replaced.in_doubt == (server("b"), server("a"))
+    ended = apply(replaced, leave(server("b")))
+    assert (ended.epoch, ended.in_doubt) == (replaced.epoch, (server("a"),))
+    assert apply(ended, leave(server("b"))) is ended
+
+
+def test_who_leaves_by_its_ended_lease_is_not_in_doubt() -> None:
+    assert apply(ring_of(server("a")), leave(server("a"))).in_doubt == ()
+
+
+def test_who_comes_back_is_not_in_doubt() -> None:
+    removed = without_member(ring_of(server("a")), MemberId("id-a"))
+    assert apply(removed, EnterRing(server=server("a"))).in_doubt == ()
+
+
 servers = st.builds(server, st.sampled_from("abc"), st.integers(1, 3))
 commands: st.SearchStrategy[RingCommand] = st.one_of(
     servers.map(lambda one: EnterRing(server=one)), servers.map(leave)
@@ -87,6 +116,6 @@ def test_an_epoch_names_one_ring(steps: list[RingCommand]) -> None:
         after = apply(state, command)
         assert (after.epoch == state.epoch) == (after.servers == state.servers)
         assert len({one.name for one in after.servers}) == len(after.servers)
-        assert seen.setdefault(after.epoch, after) == after
+        assert seen.setdefault(after.epoch, after).servers == after.servers
         assert (after.hash() == state.hash()) == (after == state)
         state = after

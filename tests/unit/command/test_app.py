@@ -1,47 +1,28 @@
 """How the command ends: one line on stderr, and an exit code; no cluster is needed for that."""
 
-import os
+import re
 import subprocess
-import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
 import pytest
 
-from distsync.command import main
-from process.running import COMMAND, distsync
+from process.running import COMMAND, completions, distsync, distsync_here
 
 NOWHERE = "http://127.0.0.1:9"
 
 
-@dataclass
-class Ended:
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-Run: TypeAlias = Callable[..., Ended]
+Run: TypeAlias = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
     """Run the command in this process, in an empty directory."""
     monkeypatch.chdir(tmp_path)
 
-    def run(*arguments: str, **environment: str) -> Ended:
-        with monkeypatch.context() as patch:
-            for name in [name for name in os.environ if name.startswith("DISTSYNC_")]:
-                patch.delenv(name)
-            for name, value in environment.items():
-                patch.setenv(name, value)
-            patch.setattr(sys, "argv", ["distsync", *arguments])
-            with pytest.raises(SystemExit) as exited:
-                main()
-        out, err = capsys.readouterr()
-        return Ended(int(exited.value.code or 0), out, err)
+    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return distsync_here(*arguments, env=environment)
 
     return run
 
@@ -59,6 +40,31 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
         (["lock", "run", "a"], "Missing argument 'COMMAND...'"),
         (["lock", "run", "a", "ls", "-l"], "write -- before the command"),
         (["lock", "run", "a", "--nonsense", "--", "ls", "-l"], "No such option '--nonsense'"),
+        (["queue", "push"], "Missing argument 'NAME' (see distsync queue push --help)"),
+        (["queue", "push", "q", "x", "--stdin"], "BODY, --stdin and --file exclude each other"),
+        (["queue", "push", "q", "-", "--file", "-"], "BODY, --stdin and --file exclude each other"),
+        (["queue", "push", "q", "--file", "missing"], "'--file'"),
+        (["queue", "push", "q", "x", "--delay", "10"], "write 10s or 10ms"),
+        (["queue", "push", "q", "x", "--delay", "721h"], "721h is above 720h"),
+        (["queue", "push", "q", "x", "--priority", "10"], "'--priority'"),
+        (["queue", "push", "q", "--lines", "--dedupe-id", "d"], "would leave only the first line"),
+        (["queue", "pop", "q", "--max", "101"], "'--max'"),
+        (["queue", "ack", "q"], "Missing argument 'RECEIPT...'"),
+        (["queue", "nack", "q"], "Missing argument 'RECEIPT...'"),
+        (["queue", "get", "q"], "Missing argument 'ID'"),
+        (["queue", "list", "q", "--order", "x"], "'ready', 'grouped', 'delayed', 'in_flight'"),
+        (["queue", "config", "q", "--rate-per", "0"], "0 is below 1ms"),
+        (["queue", "schedule", "q", "s", "x"], "Missing option '--cron'"),
+        (["queue", "schedule", "q", "--cron", "* * * * *"], "Missing argument 'ID'"),
+        (
+            ["queue", "schedule", "q", "s", "x", "--stdin", "--cron", "* * * * *"],
+            "BODY, --stdin and --file exclude each other",
+        ),
+        (["queue", "unschedule", "q"], "Missing argument 'ID'"),
+        (["queue", "purge", "q"], "--yes is needed where nobody can be asked"),
+        (["queue", "work", "q"], "Missing argument 'COMMAND...'"),
+        (["queue", "work", "q", "ls", "-l"], "write -- before the command"),
+        (["queue", "work", "q", "--visibility", "100ms", "--", "ls"], "100ms is below 1s"),
         (["member", "add", "x"], "'x' is not a URL such as http://127.0.0.1:8081"),
         (["member", "archive", "x"], "'x' is not a URL such as http://127.0.0.1:8081"),
         (["member", "add", "http://a:1,http://b:1"], "one URL is expected"),
@@ -78,7 +84,7 @@ def test_wrong_usage_is_one_line_and_exit_code_2(run: Run, arguments: list[str],
     assert ended.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("arguments", [[], ["lock"], ["member"]])
+@pytest.mark.parametrize("arguments", [[], ["lock"], ["member"], ["queue"]])
 def test_without_a_subcommand_the_help_is_shown_as_it_is(run: Run, arguments: list[str]) -> None:
     ended = run(*arguments)
     assert (ended.returncode, ended.stdout) == (2, "")
@@ -102,6 +108,14 @@ def test_a_lock_call_without_a_cluster_names_the_address_and_the_reason(run: Run
     assert ended.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("command", [["lock", "show", "a"], ["status"]])
+def test_a_name_that_nobody_knows_is_said_to_be_one(run: Run, command: list[str]) -> None:
+    ended = run(*command, "--url", "http://no-such-host.invalid:1")
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert re.search("name|DNS|resol", ended.stderr.replace("no-such-host", ""), re.IGNORECASE)
+    assert "Unknown error" not in ended.stderr
+
+
 def test_a_command_that_does_not_exist_takes_no_lock(run: Run) -> None:
     ended = run("lock", "run", "a", "--", "no-such-program", DISTSYNC_URL=NOWHERE)
     assert ended.returncode == 127
@@ -111,6 +125,20 @@ def test_a_command_that_does_not_exist_takes_no_lock(run: Run) -> None:
 def test_a_file_that_is_no_program_takes_no_lock(run: Run) -> None:
     ended = run("lock", "run", "a", "--", "/etc/passwd", DISTSYNC_URL=NOWHERE)
     assert ended.returncode == 126
+
+
+def test_a_queue_call_without_a_cluster_names_the_address_and_the_reason(run: Run) -> None:
+    ended = run("queue", "push", "a", "x", "--url", NOWHERE)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert "127.0.0.1:9: Connection refused" in ended.stderr
+    assert ended.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(("command", "code"), [("no-such-program", 127), ("/etc/passwd", 126)])
+def test_a_command_that_cannot_be_run_claims_no_message(run: Run, command: str, code: int) -> None:
+    ended = run("queue", "work", "a", "--", command, DISTSYNC_URL=NOWHERE)
+    assert ended.returncode == code
+    assert ended.stderr.startswith(f"distsync: {command}: ")
 
 
 def test_an_administrator_without_a_secret_is_told_so(run: Run) -> None:
@@ -166,33 +194,27 @@ def test_completion_prints_a_script(run: Run, shell: str) -> None:
 
 
 def complete(*words: str) -> list[str]:
-    ended = subprocess.run(
-        COMMAND,
-        env={
-            **os.environ,
-            "_DISTSYNC_COMPLETE": "bash_complete",
-            "COMP_WORDS": " ".join(("distsync", *words)),
-            "COMP_CWORD": str(len(words)),
-            "DISTSYNC_URL": NOWHERE,
-        },
-        capture_output=True,
-        text=True,
-        timeout=30,
-    )
-    assert ended.stderr == ""
-    return [line.partition(",")[2] for line in ended.stdout.split()]
+    return completions(*words, url=NOWHERE)
 
 
 def test_completion_offers_commands_and_is_silent_without_a_cluster() -> None:
-    assert {"status", "lock", "member", "node", "ring", "up", "completion"} == set(complete(""))
+    commands = {"status", "lock", "member", "node", "queue", "ring", "up", "completion", "cache"}
+    assert commands == set(complete(""))
     assert "acquire" in complete("lock", "a")
     assert complete("lock", "show", "ord") == []
+    assert complete("queue", "p") == ["pause", "peek", "pop", "purge", "push"]
+    assert complete("queue", "list", "q", "--order", "del") == ["delayed"]
+    assert complete("queue", "stats", "em") == []
+    assert complete("queue", "unschedule", "q", "night") == []
+    assert complete("queue", "schedule", "q", "s", "--timezone", "Europe/Berl") == ["Europe/Berlin"]
+    assert complete("cache", "s") == ["set", "stats"]
+    assert complete("cache", "get", "us") == []
 
 
 def test_help_names_every_command(run: Run) -> None:
     ended = run("--help")
     assert ended.returncode == 0
-    for name in ("completion", "lock", "member", "node", "ring", "status", "up"):
+    for name in ("cache", "completion", "lock", "member", "node", "queue", "ring", "status", "up"):
         assert name in ended.stdout
 
 

@@ -41,6 +41,39 @@ async def test_the_environment_is_the_one_given(tmp_path: Path) -> None:
     assert (tmp_path / "out").read_text() == "17\n"
 
 
+async def test_one_of_several_has_an_input_of_its_own_and_leaves_signals_to_us(
+    tmp_path: Path,
+) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    given = tmp_path / "given"
+    given.write_text("a message")
+    out = tmp_path / "out"
+    with given.open() as stdin:
+        script = ["sh", "-c", f"cat > {out}; exit 3"]
+        child = await Child.start_apart(script, os.environ, stdin.fileno())
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert await child.wait() == 3
+    assert out.read_text() == "a message"
+
+
+async def test_a_command_is_stopped_and_goes_on(tmp_path: Path) -> None:
+    pid_file = tmp_path / "pid"
+    script = ["sh", "-c", f"echo $$ > {pid_file}; exec sleep 60"]
+    with Path(os.devnull).open() as stdin:
+        child = await Child.start_apart(script, os.environ, stdin.fileno())
+    pid = int(await asyncio.to_thread(written, pid_file))
+
+    def state() -> str:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+    child.stop()
+    await asyncio.to_thread(eventually, lambda: state() == "T")
+    child.go_on()
+    await asyncio.to_thread(eventually, lambda: state() != "T")
+    child.kill()
+    assert await child.wait() == 128 + signal.SIGKILL
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 async def test_signals_to_us_reach_the_command(tmp_path: Path, number: signal.Signals) -> None:
     ready = tmp_path / "ready"

@@ -41,6 +41,9 @@ def test_fresh_removes_what_is_ours_and_nothing_else(tmp_path: Path) -> None:
         directory.node_dir("node-1").mkdir()
         (directory.node_dir("node-1") / "log").write_text("old")
         directory.log_file("node-1").write_text("old")
+        directory.redis_dir.mkdir()
+        (directory.redis_dir / "appendonly.aof").write_text("old")
+        directory.log_file("redis").write_text("old")
         (tmp_path / "d" / "notes.txt").write_text("mine")
         (tmp_path / "d" / "node-x").mkdir()
     with ClusterDir.open(tmp_path / "d", fresh=True) as directory:

@@ -15,7 +15,7 @@ import uvicorn
 from distsync_node.api.server import HttpProtocol
 from distsync_node.errors import ShuttingDown
 from distsync_node.peers import links, outbound
-from distsync_node.peers.inbound import Respond, message_protocol
+from distsync_node.peers.inbound import Respond, message_protocol, receive_envelopes
 from distsync_node.peers.links import Link
 from distsync_node.peers.outbound import Target
 from distsync_node.peers.wire import MESSAGES_PATH, encode
@@ -70,7 +70,7 @@ class Receiver:
             app,
             loop="none",
             interface="asgi3",
-            http=message_protocol(HttpProtocol, self.receive, SECRET),
+            http=message_protocol(HttpProtocol, receive_envelopes(self.receive), SECRET),
             lifespan="off",
             log_config=None,
             timeout_graceful_shutdown=1,
@@ -259,6 +259,32 @@ async def test_a_receiver_that_says_nothing_is_given_up(
     sender.send(100)
     await eventually(lambda: len(sender.answers) == 2)
     assert sender.answered == []
+
+
+async def test_an_answer_that_cannot_be_read_takes_its_connection_along(sender: Sender) -> None:
+    """Whatever listens there may not be a node; what it says next is not waited for."""
+    connections: list[int] = []
+
+    async def babble(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append(0)
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                await reader.readexactly(int(head.lower().split(b"content-length: ")[1].split()[0]))
+                connections[-1] += 1
+                writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\n\xc1")
+        writer.close()
+
+    server = await asyncio.start_server(babble, LOCALHOST, 0)
+    async with server:
+        host, port = server.sockets[0].getsockname()
+        sender.link.address(f"http://{host}:{port}")
+        for number in range(3):
+            sender.send(number)
+            await eventually(lambda number=number: sum(connections) == number + 1)
+        await sender.link.close()
+    assert sender.answers == []
+    assert connections == [1, 1, 1]
 
 
 async def test_the_wrong_secret_is_refused(receiver: Receiver) -> None:

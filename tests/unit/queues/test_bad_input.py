@@ -115,3 +115,32 @@ async def test_the_largest_of_everything_is_taken(queue: Queue) -> None:
     name = "ü" * 256
     await queue.store.push(name, [body] + [GOOD] * 99, request_id="r" * 128)
     assert len(await queue.named(name).claim(100, limits.MAX_VISIBILITY_MS)) == 99
+
+
+async def test_each_message_of_a_batch_that_cannot_be_is_told(queue: Queue) -> None:
+    too_long = NewMessage(body=b"x" * (limits.MAX_BODY_BYTES + 1))
+    batch = [NewMessage(body=b"x", delay_ms=-1), GOOD, too_long, NewMessage(body=b"x", group="\0")]
+    with pytest.raises(BadRequest) as refused:
+        await queue.store.push("orders", batch)
+    assert refused.value.fields["field"] == "messages[0].delay_ms"
+    assert [
+        (one["index"], one["field"], one["code"]) for one in refused.value.fields["errors"]
+    ] == [
+        (0, "messages[0].delay_ms", "bad_request"),
+        (2, "messages[2].body", "payload_too_large"),
+        (3, "messages[3].group", "bad_request"),
+    ]
+    assert queue.client.keys("dsq:*") == []
+
+
+async def test_each_receipt_that_cannot_be_is_told(queue: Queue) -> None:
+    await queue.push("x")
+    await queue.named("other").push("y")
+    mine, other = await queue.one(), await queue.named("other").one()
+    with pytest.raises(BadRequest) as refused:
+        await queue.store.nack("orders", ["rubbish", mine.receipt, other.receipt])
+    assert [(one["index"], one["detail"]) for one in refused.value.fields["errors"]] == [
+        (0, "receipts[0]: is not a receipt"),
+        (2, "receipts[2]: is of another queue"),
+    ]
+    assert (await queue.stats()).in_flight == 1

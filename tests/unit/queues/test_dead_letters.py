@@ -31,8 +31,8 @@ async def test_unclaimed_deliveries_do_not_count(queue: Queue) -> None:
     await queue.configure(max_deliveries=2)
     await queue.push("x")
     for _ in range(5):
-        message = await queue.one()
-        await queue.store.unclaim("orders", [message.receipt])
+        popped = await queue.pop(request_id="r")
+        await queue.store.unclaim("orders", request_id="r", attempt=popped.attempt)
     assert (await queue.one()).deliveries == 1
 
 

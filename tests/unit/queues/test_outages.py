@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from distsync_node.errors import OutcomeUnknown, RedisUnavailable
+from distsync_node.queues import wakeups
+from distsync_node.queues.service import QueueService, Taken
 from distsync_node.queues.store import QueueStore, new_request_id
 from distsync_node.queues.types import NewMessage, Pushed
 from distsync_node.redis_link.topology import Timing
@@ -107,6 +109,75 @@ async def test_a_call_that_may_have_been_done_is_unknown_and_its_retry_is_the_sa
     pushed = await store.push("orders", [message(1)], request_id=request_id)
     assert isinstance(pushed, Pushed)
     assert await all_bodies(store) == [1]
+
+
+async def test_a_push_that_may_have_been_done_stays_in_doubt_when_its_retry_is_refused(
+    server: RedisServer,
+) -> None:
+    store = await QueueStore.open(server.url, timing=QUICK, patience_s=5.0)
+    await store.push("orders", [message(0)])
+    links = store._runner._redis._topology._server._links  # type: ignore[attr-defined]
+    connection = server.client().connection_pool.get_connection()
+    server.pause()
+    push = asyncio.create_task(store.push("orders", [message(1)]))
+    async with asyncio.timeout(10):
+        while not links[0].is_lost:
+            await asyncio.sleep(0.01)
+    connection.send_command("ACL", "SETUSER", "default", "-evalsha", "-eval")
+    server.resume()
+    with pytest.raises(OutcomeUnknown):
+        await push
+    assert connection.read_response() == b"OK"
+    with pytest.raises(RedisUnavailable) as refused:  # without a doubt
+        await store.push("orders", [message(2)])
+    assert "NOPERM" in refused.value.detail
+    await store.close()
+
+
+async def test_what_a_cancelled_pop_gives_back_wakes_who_waits(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wakeups, "RECHECK_MS", 60_000)
+    node = QueueService(server.url)
+    await node.start()
+    ask = {"count": 1, "visibility_ms": 3_600_000}
+    await node.store.push("orders", [message(1)])
+    server.pause()
+    gone = asyncio.create_task(node.pop("orders", wait_ms=0, request_id="gone", **ask))
+    await asyncio.sleep(0.01)
+    waits = asyncio.create_task(node.pop("orders", wait_ms=30_000, request_id="waits", **ask))
+    await asyncio.sleep(0.01)
+    gone.cancel()
+    server.resume()
+    async with asyncio.timeout(5):
+        taken = await waits
+    assert [(one.body, one.deliveries) for one in taken.messages] == [(b"1", 1)]
+    await node.close()
+
+
+async def test_a_poll_whose_earlier_claims_ran_out_is_served_anew(server: RedisServer) -> None:
+    """Its first try claimed, and the answer was lost for longer than the claims lasted."""
+    node = QueueService(server.url)
+    await node.start()
+
+    async def pop(wait_ms: int) -> Taken:
+        return await node.pop(
+            "orders", count=1, wait_ms=wait_ms, visibility_ms=100, request_id="same"
+        )
+
+    await node.store.push("orders", [message(1)])
+    (lost,) = (await pop(0)).messages
+    assert (await pop(0)).messages[0].receipt == lost.receipt
+    async with asyncio.timeout(5):
+        while (await node.store.sweep("orders")).moved == 0:
+            await asyncio.sleep(0.01)
+        taken = await pop(30_000)
+        assert [one.deliveries for one in taken.messages] == [2]
+        node.give_back("orders", taken)
+        while not (stats := await node.store.stats("orders")).ready:
+            await asyncio.sleep(0.01)
+    assert stats.in_flight == 0
+    await node.close()
 
 
 async def test_a_pop_that_is_cancelled_gives_back_what_it_claimed(

@@ -6,7 +6,7 @@ import pytest
 
 from distsync_node.errors import QueueFull, QueueNotFound, RequestIdReused, StaleReceipt
 from distsync_node.queues import limits
-from distsync_node.queues.types import NewMessage, PopStatus, Pushed
+from distsync_node.queues.types import NewMessage, PopStatus, Pushed, Unclaimed
 from unit.queues.conftest import Queue
 
 NAMES = ["a{b}c", "}{", "{}", "with space", "naïve/队列", "%7Bx%7D", "new\u2028line", "x" * 512]
@@ -73,7 +73,6 @@ async def test_a_receipt_of_an_earlier_claim_changes_nothing(queue: Queue) -> No
         await queue.ack(old),
         await queue.nack(old),
         await queue.store.extend("orders", [old.receipt], visibility_ms=5_000),
-        await queue.store.unclaim("orders", [old.receipt]),
     ):
         assert settled.stale == (old.receipt,)
     assert await queue.after(99).claim() == []
@@ -130,12 +129,40 @@ async def test_a_delayed_message_waits_and_takes_the_place_of_its_push(queue: Qu
 async def test_unclaim_returns_messages_at_once_and_spends_no_delivery(queue: Queue) -> None:
     await queue.push("1", "2")
     popped = await queue.pop(2, request_id="gone")
-    receipts = [one.receipt for one in popped.messages]
-    settled = await queue.store.unclaim("orders", receipts, pop_request_id="gone")
-    assert (settled.stale, settled.ready) == ((), 2)
+    unclaimed = await queue.store.unclaim("orders", request_id="gone", attempt=popped.attempt)
+    assert unclaimed == Unclaimed(returned=2, ready=2)
     again = await queue.pop(2, request_id="gone")  # the retry of that pop claims anew
     assert again.status is PopStatus.OK
     assert [(one.body, one.deliveries) for one in again.messages] == [(b"1", 1), (b"2", 1)]
+
+
+async def test_an_attempt_gives_back_only_what_no_later_one_was_answered_with(
+    queue: Queue,
+) -> None:
+    """A client that lost its connection comes again, by another node, before the first one has
+    noticed that it is gone."""
+    await queue.push("x")
+    first = await queue.pop(request_id="r")
+    second = await queue.pop(request_id="r")
+    assert second.messages == first.messages
+    late = await queue.store.unclaim("orders", request_id="r", attempt=first.attempt)
+    assert late == Unclaimed(returned=0, ready=0)
+    assert (await queue.ack(*second.messages)).stale == ()
+
+
+async def test_unclaim_leaves_what_was_settled_or_ran_out(queue: Queue) -> None:
+    await queue.push("1", "2", "3")
+    popped = await queue.pop(3, request_id="r", visibility_ms=100)
+    first, second, _ = popped.messages
+    await queue.ack(first)
+    await queue.nack(second, delay_ms=10_000)
+    for expected in (1, 0):
+        unclaimed = await queue.store.unclaim("orders", request_id="r", attempt=popped.attempt)
+        assert unclaimed.returned == expected
+    popped = await queue.pop(3, request_id="s", visibility_ms=100)
+    queue.after(100)
+    unclaimed = await queue.store.unclaim("orders", request_id="s", attempt=popped.attempt)
+    assert unclaimed.returned == 0
 
 
 async def test_a_pop_says_when_something_will_be_ready(queue: Queue) -> None:

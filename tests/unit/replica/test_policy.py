@@ -90,6 +90,20 @@ def test_a_wiped_node_takes_its_name_back_once_the_old_id_is_silent() -> None:
     assert change(*members, m3=SILENT, mnew=BEHIND) is None
 
 
+def test_an_old_id_goes_also_when_an_administrator_has_promoted_the_newcomer_already() -> None:
+    old = member("3", voter=False, name="node-3")
+    members = (member("1"), member("2"), old, member("new", name="node-3"))
+    assert change(*members) is None
+    wanted = change(*members, m3=SILENT)
+    assert wanted == ConfigChange(operation=ConfigOperation.REMOVE, member=old)
+
+
+def test_an_old_id_goes_also_when_the_newcomer_leads() -> None:
+    old = member("3", voter=False, name="node-1")
+    wanted = change(member("1"), member("2"), old, m3=SILENT)
+    assert wanted == ConfigChange(operation=ConfigOperation.REMOVE, member=old)
+
+
 def test_a_voter_too_many_is_demoted_the_silent_one_first_and_never_the_leader() -> None:
     members = tuple(member(str(i)) for i in (1, 2, 3, 4))
     wanted = change(*members)

@@ -28,7 +28,7 @@ from distsync_node.locks.commands import (
 )
 from distsync_node.peers.client import PeerClient
 from distsync_node.peers.endpoints import PeerEndpoints
-from distsync_node.peers.inbound import message_protocol
+from distsync_node.peers.inbound import message_protocol, receive_envelopes
 from distsync_node.peers.outbound import Target
 from distsync_node.raft.types import Member, MemberId, RaftOptions, TimeoutNow
 from distsync_node.replica.types import Envelope, ReplicaOptions
@@ -89,7 +89,7 @@ class TestNode:
                 self.service, SECRET, PeerEndpoints(self.service).handlers(), node_name=self.name
             ),
             loop="none",
-            http=message_protocol(HttpProtocol, self.service.receive, SECRET),
+            http=message_protocol(HttpProtocol, receive_envelopes(self.service.receive), SECRET),
             lifespan="off",
             log_config=None,
             timeout_graceful_shutdown=1,

@@ -1,0 +1,315 @@
+"""The cache over HTTP on three real nodes and a real Redis."""
+
+from __future__ import annotations
+
+from base64 import b64decode, b64encode
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from process.cache_calls import Answer, delete, get, path_of, post, put, put_bytes, send
+from process.cluster import Cluster
+from process.running import acquire, eventually
+from redis_server import RedisServer
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with RedisServer(Path(tmp_path_factory.mktemp("redis"))) as redis:
+        cluster = Cluster(tmp_path_factory.mktemp("nodes"), options=["--redis", redis.url])
+        try:
+            cluster.start()
+            cluster.wait_ready()
+            for url in cluster.urls:
+                eventually(lambda url=url: put(url, "warm", 1).status == 200, what=f"{url} serves")
+            yield cluster
+        finally:
+            for name in cluster.names:
+                print(f"--- {name}\n{cluster.log_of(name)[-2_000:]}")
+            cluster.close()
+
+
+def state(url: str, key: str) -> str:
+    """The state of the line at a node, which is not asked to read it."""
+    page = send(url, "GET", "/debug/cache/lines?limit=1000").json
+    return next((line["state"] for line in page["lines"] if line["key"] == key), "I")
+
+
+def problem(answer: Answer) -> tuple[int, str]:
+    assert answer.headers["content-type"] == "application/problem+json"
+    return answer.status, answer.json["code"]
+
+
+def test_what_is_put_at_one_node_is_read_at_every_other(cluster: Cluster) -> None:
+    for number, url in enumerate(cluster.urls):
+        written = put(url, "seen", {"n": number})
+        assert written.status == 200, written
+        for other in cluster.urls:
+            answer = get(other, "seen")
+            assert (answer.status, answer.json["value"]) == (200, {"n": number})
+            assert answer.json["version"] == written.json["version"]
+            assert answer.headers["etag"] == f'"{written.json["version"]}"'
+
+
+def test_a_reader_alone_has_e_two_have_s_and_a_writer_m_while_others_have_i(
+    cluster: Cluster,
+) -> None:
+    one, two, three = cluster.urls
+    put(one, "mesi", 1)
+    eventually(lambda: state(one, "mesi") == "E", what="the write-back")
+    delete(two, "mesi")
+    eventually(lambda: state(two, "mesi") == "E", what="the write-back")
+    put(three, "mesi", 2)
+    assert state(three, "mesi") == "M"
+    eventually(lambda: state(three, "mesi") == "E", what="the write-back")
+    assert (state(one, "mesi"), state(two, "mesi")) == ("I", "I")
+
+    assert get(one, "mesi").json["state"] == "S"
+    assert get(three, "mesi").json["state"] == "S"
+
+    assert put(one, "mesi", 3).json["state"] == "M"
+    assert (state(two, "mesi"), state(three, "mesi")) == ("I", "I")
+
+
+def test_a_value_that_is_known_is_not_sent_again(cluster: Cluster) -> None:
+    one, two, _ = cluster.urls
+    put(one, "known", "old")
+    etag = get(two, "known").headers["etag"]
+    for _ in range(2):  # by its home, then from the line that is here
+        same = get(two, "known", if_none_match=etag)
+        assert (same.status, same.body, same.headers["etag"]) == (304, b"", etag)
+    put(one, "known", "new")
+    assert get(two, "known", if_none_match=etag).json["value"] == "new"
+
+
+def test_a_hit_says_so_and_names_the_home(cluster: Cluster) -> None:
+    put(cluster.urls[0], "hit", 1)
+    homes = {get(url, "hit").headers["distsync-owner"] for url in cluster.urls}
+    assert len(homes) == 1
+    assert homes < set(cluster.urls)
+    assert {get(url, "hit").headers["distsync-cache"] for url in cluster.urls} == {"hit"}
+
+
+@pytest.mark.parametrize("condition", ["", "current", "other"])
+@pytest.mark.parametrize("kind", ["json", "bytes"])
+def test_the_short_and_the_long_way_give_the_same_answer(
+    cluster: Cluster, kind: str, condition: str
+) -> None:
+    url, key = cluster.urls[0], f"ways/{kind} \u00e9"
+    if kind == "json":
+        put(url, key, {"a": [1, "\u00e9"]})
+    else:
+        put_bytes(url, key, b"\0\xff")
+    eventually(lambda: state(url, key) == "E", what="the write-back")
+    etag = get(url, key).headers["etag"]
+    asked = {"if_none_match": etag if condition == "current" else '"1.1"'} if condition else {}
+    short = get(url, key, **asked)
+    long = get(url, key, connection="close", **asked)
+    assert (short.status, short.body) == (long.status, long.body)
+    own = {"x-request-id", "connection"}
+    assert {k: v for k, v in short.headers.items() if k not in own} == {
+        k: v for k, v in long.headers.items() if k not in own
+    }
+
+
+def test_bytes_come_back_as_they_were(cluster: Cluster) -> None:
+    one, two, three = cluster.urls
+    data = bytes(range(256)) * 40
+    assert put_bytes(one, "bytes", data, ttl_ms=600_000).status == 200
+    for url in (two, two):
+        answer = get(url, "bytes")
+        assert (answer.status, answer.body) == (200, data)
+        assert answer.headers["content-type"] == "application/octet-stream"
+        assert 0 < int(answer.headers["distsync-ttl-ms"]) <= 600_000
+    as_json = get(three, "bytes", accept="application/json").json
+    assert (as_json["encoding"], b64decode(as_json["value"])) == ("base64", data)
+    body = {"value": b64encode(data).decode(), "encoding": "base64"}
+    assert post(two, "/cache/bytes", body, method="PUT").status == 200
+    assert get(one, "bytes").body == data
+
+
+def test_json_comes_back_as_the_text_it_was(cluster: Cluster) -> None:
+    text = b'{"value": {"a":  1.0, "b": 123456789012345678901234567890, "c": "\xc3\xa9"}}'
+    headers = {"content-type": "application/json"}
+    assert send(cluster.urls[0], "PUT", "/cache/text", text, headers).status == 200
+    assert text[10:-1] in get(cluster.urls[1], "text").body
+
+
+def test_a_write_under_a_version_is_made_once(cluster: Cluster) -> None:
+    one, two, _ = cluster.urls
+    delete(one, "cas")
+    first = put(one, "cas", 1, if_version="0.0").json["version"]
+    assert problem(put(two, "cas", 2, if_version="0.0")) == (412, "version_mismatch")
+    assert put(two, "cas", 2, if_version=first).status == 200
+    refused = put(one, "cas", 3, if_version=first)
+    assert refused.json["version"] == get(one, "cas").json["version"]
+    assert problem(delete(one, "cas", if_version=first)) == (412, "version_mismatch")
+
+
+def test_what_is_deleted_or_expired_is_not_found_anywhere(cluster: Cluster) -> None:
+    one, two, three = cluster.urls
+    put(one, "gone", 1)
+    assert get(two, "gone").status == 200
+    assert delete(three, "gone").status == 200
+    assert [problem(get(url, "gone")) for url in cluster.urls] == [(404, "not_found")] * 3
+    put(one, "brief", 1, ttl_ms=300)
+    for url in cluster.urls:
+        eventually(lambda url=url: get(url, "brief").status == 404, what="the end of its time")
+
+
+def test_a_fence_keeps_out_who_has_lost_the_lock(cluster: Cluster) -> None:
+    one, two, _ = cluster.urls
+    old = acquire(one, "guard")
+    assert put(one, "fenced", 1, fence={"lock": "guard", "token": old}).status == 200
+    post(one, "/lock/release", {"name": "guard", "owner": "somebody", "token": old})
+    new = acquire(two, "guard", owner="another")
+    assert put(two, "fenced", 2, fence={"lock": "guard", "token": new}).status == 200
+    assert problem(put(one, "fenced", 3, fence={"lock": "guard", "token": old})) == (409, "fenced")
+    assert problem(put(one, "other", 3, fence={"lock": "guard", "token": old})) == (409, "fenced")
+    assert get(one, "fenced").json["value"] == 2
+
+
+def test_values_of_a_tag_are_gone_at_once_everywhere(cluster: Cluster) -> None:
+    one, two, three = cluster.urls
+    put(one, "tagged", 1, tags=["a", "b"])
+    put(two, "other-tag", 1, tags=["b"])
+    assert [get(url, "tagged").status for url in cluster.urls] == [200] * 3
+    assert post(three, "/cache/invalidate_tag", {"tag": "a"}).status == 200
+    assert [get(url, "tagged").status for url in cluster.urls] == [404] * 3
+    assert get(three, "other-tag").status == 200
+    assert put(two, "tagged", 2, tags=["a"], if_version="0.0").status == 200
+    assert [get(url, "tagged").json["value"] for url in cluster.urls] == [2] * 3
+
+
+def test_a_batch_answers_each_item_by_itself(cluster: Cluster) -> None:
+    one, two, _ = cluster.urls
+    put(one, "b3", 3)
+    many = {
+        "set": [{"key": f"many{i}", "value": i} for i in range(200)]
+        + [{"key": "b3", "value": 4, "if_version": "0.0"}],
+        "delete": ["b9"],
+        "get": [*(f"many{i}" for i in range(200)), "b3", "b9"],
+    }
+    done = post(two, "/cache/batch", many).json
+    assert [done["get"][f"many{i}"]["value"] for i in range(200)] == list(range(200))
+    assert done["set"][-1]["error"]["code"] == "version_mismatch"
+    assert done["get"]["b3"]["value"] == 3
+    assert done["get"]["b9"]["error"]["code"] == "not_found"
+    assert done["delete"][0]["key"] == "b9"
+
+
+def test_one_of_a_hundred_computes_and_another_takes_over_when_it_dies(cluster: Cluster) -> None:
+    wanted = {"key": "slow", "wait_ms": 20_000, "lease_ms": 1_500}
+    first = post(cluster.urls[0], "/cache/compute", wanted).json
+    assert first["status"] == "compute"
+    with ThreadPoolExecutor(100) as pool:
+        waiting = [
+            pool.submit(post, cluster.urls[i % 3], "/cache/compute", wanted) for i in range(100)
+        ]
+
+        def second() -> dict[str, Any] | None:
+            """The first one never puts anything."""
+            done = [one.result().json for one in waiting if one.done()]
+            return next((one for one in done if one["status"] == "compute"), None)
+
+        token = eventually(second, what="a second one to compute")["token"]
+        late = put(cluster.urls[0], "slow", "late", compute_token=first["token"])
+        assert problem(late) == (409, "compute_lost")
+        assert put(cluster.urls[1], "slow", "value", compute_token=token).status == 200
+        told = [one.result().json for one in waiting]
+    assert [one["status"] for one in told].count("compute") == 1
+    assert {one["value"] for one in told if one["status"] == "value"} == {"value"}
+
+
+def test_what_was_computed_from_older_data_is_not_stored(cluster: Cluster) -> None:
+    """Whether the key or a tag was invalidated meanwhile, on any node; or the key written."""
+    one, two, _ = cluster.urls
+
+    def begun(key: str, **more: Any) -> str:
+        wanted = {"key": key, "wait_ms": 0, **more}
+        told = post(one, "/cache/compute", wanted).json
+        assert told["status"] == "compute", told
+        return str(told["token"])
+
+    token = begun("never-written")
+    assert send(two, "DELETE", "/cache/never-written").status == 200
+    assert problem(put(one, "never-written", "old", compute_token=token)) == (409, "compute_lost")
+    token = begun("never-written")
+    assert put(two, "never-written", "newer").status == 200
+    assert problem(put(one, "never-written", "old", compute_token=token)) == (409, "compute_lost")
+    assert send(one, "GET", "/cache/never-written").json["value"] == "newer"
+
+    token = begun("computed-tagged", tags=["prices"])
+    assert post(two, "/cache/invalidate_tag", {"tag": "prices"}).status == 200
+    late = put(one, "computed-tagged", "old", tags=["prices"], compute_token=token)
+    assert problem(late) == (409, "compute_lost")
+    token = begun("computed-tagged", tags=["prices"])
+    assert put(one, "computed-tagged", "new", tags=["prices"], compute_token=token).status == 200
+    assert send(two, "GET", "/cache/computed-tagged").json["value"] == "new"
+
+
+def test_who_gives_up_lets_the_next_compute_at_once(cluster: Cluster) -> None:
+    wanted = {"key": "given-up", "wait_ms": 0, "lease_ms": 60_000}
+    first = post(cluster.urls[0], "/cache/compute", wanted).json
+    assert problem(post(cluster.urls[1], "/cache/compute", wanted)) == (409, "compute_timeout")
+    path = f"/cache/given-up/compute?token={first['token']}"
+    assert send(cluster.urls[2], "DELETE", path).json == {"given_up": True}
+    assert post(cluster.urls[1], "/cache/compute", wanted).json["status"] == "compute"
+
+
+@pytest.mark.parametrize(
+    ("key", "fields", "field"),
+    [
+        ("k" * 1025, {"value": 1}, "key"),
+        ("\0tag:x", {"value": 1}, "key"),
+        ("k", {"value": 1, "ttl_ms": 0}, "ttl_ms"),
+        ("k", {"value": 1, "if_version": "x"}, "if_version"),
+        ("k", {"value": 1, "tags": ["t"] * 17}, "tags"),
+        ("k", {"value": 1, "encoding": "base64"}, "value"),
+        ("k", {"value": "x" * (1 << 20)}, "value"),
+        ("k", {}, "value"),
+    ],
+)
+def test_what_is_wrong_with_a_request_is_named(
+    cluster: Cluster, key: str, fields: dict[str, Any], field: str
+) -> None:
+    answer = post(cluster.urls[0], path_of(key), fields, method="PUT")
+    assert 400 <= answer.status < 500
+    assert answer.json["field"] == field
+
+
+def test_a_node_pages_its_lines_and_counts_what_it_does(cluster: Cluster) -> None:
+    one = cluster.urls[0]
+    for i in range(5):
+        put(one, f"page{i}", i)
+    seen: list[str] = []
+    after: str | None = ""
+    while after is not None:
+        page = send(one, "GET", f"/debug/cache/lines?limit=3&after={quote(after)}").json
+        seen += [line["key"] for line in page["lines"]]
+        after = page["next"]
+    assert seen == sorted(set(seen))
+    assert {f"page{i}" for i in range(5)} <= set(seen)
+    before = send(one, "GET", "/cache").json
+    get(one, "page0")
+    after_hit = send(one, "GET", "/cache").json
+    assert after_hit["hits"] == before["hits"] + 1
+    assert after_hit["bytes"] <= after_hit["max_bytes"]
+
+
+def test_metrics_tell_lines_hits_and_why_there_were_misses(cluster: Cluster) -> None:
+    one, two, _ = cluster.urls
+    put(one, "metric", 1)
+    get(two, "metric")
+    put(one, "metric", 2)
+    get(two, "metric")
+    text = send(two, "GET", "/metrics").body.decode()
+    values = dict(line.rsplit(" ", 1) for line in text.splitlines() if line[:1] != "#")
+    assert float(values['distsync_cache_misses_total{reason="invalidated"}']) >= 1
+    assert float(values['distsync_cache_lines{state="S"}']) >= 1
+    assert float(values["distsync_cache_hits_total"]) >= 0
+    assert float(values["distsync_cache_bytes"]) > 0

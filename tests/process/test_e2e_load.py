@@ -1,0 +1,36 @@
+"""The load of the journeys on Kubernetes, on nodes of this machine: it counts, and it settles."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from e2e.load_process import LoadProcess
+from process.cluster import Cluster
+from redis_server import RedisServer
+
+
+@pytest.mark.timeout(240)
+async def test_nothing_acknowledged_is_lost_while_the_leader_is_killed(tmp_path: Path) -> None:
+    with RedisServer(tmp_path) as redis:
+        cluster = Cluster(tmp_path, 3, options=[f"--redis={redis.url}"])
+        cluster.start()
+        try:
+            cluster.wait_ready()
+            async with LoadProcess(",".join(cluster.urls), tmp_path / "load.out") as load:
+                leader = cluster.wait_for_leader()
+                cluster.kill(leader)
+                cluster.wait_for_leader([name for name in cluster.names if name != leader])
+                cluster.start(leader)
+                cluster.wait_ready()
+                told = await load.settle()
+        finally:
+            cluster.close()
+    assert told["broken"] == []
+    assert told["lost"] == []
+    assert told["pushed"] > 0
+    assert told["done"]["lock"] > 0
+    assert told["done"]["cache"] > 0
+    # An election takes long enough to count.
+    assert told["unavailable_ms"] >= told["longest_gap_ms"] > 0

@@ -1,0 +1,296 @@
+"""Queues on three real nodes and one real Redis."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import functools
+import http.client
+import json
+import signal
+import threading
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from process.cluster import Cluster
+from process.queue_load import QueueLoad
+from process.running import eventually, get
+from redis_server import RedisServer
+
+
+@pytest.fixture(scope="module")
+def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    with RedisServer(Path(tmp_path_factory.mktemp("redis"))) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory, redis: RedisServer) -> Iterator[Cluster]:
+    cluster = Cluster(tmp_path_factory.mktemp("cluster"), options=["--redis", redis.url])
+    try:
+        cluster.start()
+        cluster.wait_ready()
+        yield cluster
+    finally:
+        cluster.close()
+
+
+def post(url: str, **body: Any) -> Any:
+    request = urllib.request.Request(
+        url, json.dumps(body).encode(), {"content-type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return json.load(answer)
+
+
+def test_a_message_crosses_from_any_node_to_any_other(cluster: Cluster) -> None:
+    for pushing in cluster.names:
+        for popping in cluster.names:
+            queue = f"from {pushing} to {popping}/{{é}}"
+            post(cluster.url(pushing) + "/queue/push", queue=queue, body=queue)
+            (message,) = post(cluster.url(popping) + "/queue/pop", queue=queue)["messages"]
+            assert message["body"] == queue
+            receipts = [message["receipt"]]
+            post(cluster.url(pushing) + "/queue/ack", queue=queue, receipts=receipts)
+            assert post(cluster.url(popping) + "/queue/pop", queue=queue)["messages"] == []
+
+
+def test_a_fence_is_checked_by_nodes_that_do_not_lead(cluster: Cluster) -> None:
+    grant = post(cluster.urls[0] + "/lock/acquire", name="l", owner="a", ttl_ms=60_000)
+    for url in cluster.urls:
+        fence = {"lock": "l", "token": grant["token"]}
+        post(url + "/queue/push", queue="fenced", body="x", fence=fence)
+        fence = {"lock": "l", "token": grant["token"] + 1}
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            post(url + "/queue/push", queue="fenced", body="x", fence=fence)
+        assert refused.value.code == 409
+
+
+def test_nothing_acknowledged_is_lost_when_redis_and_a_node_are_killed(
+    cluster: Cluster, redis: RedisServer
+) -> None:
+    """Pushes are retried under their ids until they are acknowledged, on whichever node answers."""
+
+    def push(number: int) -> None:
+        deadline = time.monotonic() + 60
+        for attempt in range(10_000):
+            url = cluster.urls[(number + attempt) % 3]
+            try:
+                post(url + "/queue/push", queue="safe", body=str(number), request_id=f"r{number}")
+            except (OSError, http.client.HTTPException):
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            else:
+                return
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        pushes = [pool.submit(push, number) for number in range(300)]
+        eventually(lambda: sum(one.done() for one in pushes) > 50)
+        redis.kill()
+        redis.start()
+        redis.wait_until_serving()
+        eventually(lambda: sum(one.done() for one in pushes) > 150)
+        victim = cluster.names[1]
+        cluster.kill(victim)
+        for one in pushes:
+            one.result()
+    cluster.start(victim)
+    bodies: list[str] = []
+    while len(bodies) < 300:
+        url = cluster.urls[0]
+        popped = post(url + "/queue/pop", queue="safe", max=100, wait_ms=5_000)["messages"]
+        assert popped, f"{300 - len(bodies)} messages are lost"
+        bodies += [one["body"] for one in popped]
+        post(url + "/queue/ack", queue="safe", receipts=[one["receipt"] for one in popped])
+    assert sorted(bodies, key=int) == [str(number) for number in range(300)]
+    cluster.wait_ready()
+
+
+def test_scripts_are_flushed_and_redis_is_restarted_under_load(
+    cluster: Cluster, redis: RedisServer
+) -> None:
+    over = threading.Event()
+    flushes = 0
+
+    def flush() -> None:
+        nonlocal flushes
+        with redis.client() as client:
+            while not over.wait(0.01):
+                client.script_flush()
+                flushes += 1
+
+    with QueueLoad(cluster.urls, "flushed") as load:
+        load.go_on(50)
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            flushing = pool.submit(flush)
+            try:
+                load.go_on(100)
+                eventually(lambda: flushing.done() or flushes >= 100)
+            finally:
+                over.set()
+            flushing.result()
+        for _ in range(2):
+            redis.kill()
+            redis.start()
+            load.go_on(100)
+        load.finish()
+
+
+def test_queues_serve_without_a_quorum(cluster: Cluster) -> None:
+    survivor = cluster.names[0]
+    for name in cluster.names[1:]:
+        cluster.kill(name)
+    post(cluster.url(survivor) + "/queue/push", queue="alone", body="x")
+    assert len(post(cluster.url(survivor) + "/queue/pop", queue="alone")["messages"]) == 1
+    cluster.start(*cluster.names[1:])
+    cluster.wait_ready()
+
+
+def test_redis_that_is_away_is_a_503_and_comes_back_by_itself(
+    cluster: Cluster, redis: RedisServer
+) -> None:
+    url = cluster.urls[0]
+    redis.kill()
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        post(url + "/queue/pop", queue="q")
+    assert refused.value.code in (503, 504)
+    assert json.load(refused.value)["retriable"]
+    post(url + "/lock/acquire", name="while redis is away", owner="a")
+    redis.start()
+    redis.wait_until_serving()
+
+    def answers() -> bool:
+        try:
+            return post(url + "/queue/pop", queue="q")["messages"] == []
+        except urllib.error.HTTPError:
+            return False
+
+    eventually(answers)
+
+
+def test_the_owner_is_named_and_is_the_one_of_the_ring(cluster: Cluster) -> None:
+    """By the ring of the node that was asked, whenever that did not change in between."""
+    cluster.wait_for_ring(cluster.names)
+
+    def named_and_owner(url: str, queue: str) -> tuple[str, str] | None:
+        """The owner a push names and the owner by the ring; None: that changed meanwhile."""
+        ring_url = f"{url}/cluster/ring?key={urllib.parse.quote(queue)}"
+        before = get(ring_url)
+        body = json.dumps({"queue": queue, "body": "x"}).encode()
+        request = urllib.request.Request(
+            f"{url}/queue/push", body, {"content-type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            named = answer.headers["distsync-owner"]
+        if get(ring_url)["epoch"] != before["epoch"]:
+            return None
+        return named, cluster.url(before["owner"])
+
+    for number in range(12):
+        for url in cluster.urls:
+            probe = functools.partial(named_and_owner, url, f"named {number}")
+            named, owner = eventually(probe, within_seconds=20)
+            assert named == owner
+
+
+@pytest.mark.alone
+def test_a_poll_on_any_node_is_woken_at_once_by_a_push_on_any_other(cluster: Cluster) -> None:
+    """Well before the second after which every queue that is waited for is looked at."""
+    cluster.wait_for_ring(cluster.names)
+    took = []
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        for owner in cluster.names:
+            queue = cluster.queue_of(owner)
+            for waiting in cluster.urls:
+                for pushing in cluster.urls:
+                    url = waiting + "/queue/pop"
+                    poll = pool.submit(post, url, queue=queue, wait_ms=20_000)
+                    time.sleep(0.05)  # not a promise: it is woken even if it comes too late
+                    started = time.monotonic()
+                    post(pushing + "/queue/push", queue=queue, body="x")
+                    (message,) = poll.result()["messages"]
+                    took.append(time.monotonic() - started)
+                    post(waiting + "/queue/ack", queue=queue, receipts=[message["receipt"]])
+    assert sorted(took)[len(took) // 2] < 0.1, took
+    assert sum(one > 0.5 for one in took) <= 2, took
+
+
+@pytest.mark.alone
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP])
+def test_a_poll_outlives_the_owner_it_waits_at(cluster: Cluster, how: signal.Signals) -> None:
+    cluster.wait_for_ring(cluster.names)
+    victim = cluster.names[2]
+    queue = cluster.queue_of(victim)
+    survivors = cluster.urls[:2]
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        polls = [
+            pool.submit(post, url + "/queue/pop", queue=queue, wait_ms=60_000) for url in survivors
+        ]
+        time.sleep(0.2)
+        cluster.signal(victim, how)
+        started = time.monotonic()
+        for number, url in enumerate(survivors):
+            post(url + "/queue/push", queue=queue, body=str(number), request_id=f"{how}{number}")
+        bodies = sorted(poll.result()["messages"][0]["body"] for poll in polls)
+    assert bodies == ["0", "1"]
+    assert time.monotonic() - started < 8
+    if how == signal.SIGSTOP:
+        cluster.signal(victim, signal.SIGCONT)
+    else:
+        cluster.processes[victim].wait(60)
+        cluster.start(victim)
+    cluster.wait_ready()
+
+
+@pytest.mark.alone
+def test_a_node_told_to_stop_leaves_the_ring_at_once(cluster: Cluster) -> None:
+    cluster.wait_for_ring(cluster.names)
+    leaving = cluster.names[1]
+    cluster.signal(leaving, signal.SIGTERM)
+    assert cluster.processes[leaving].wait(60) == 0
+    started = time.monotonic()
+    others = [name for name in cluster.names if name != leaving]
+    cluster.wait_for_ring(others)
+    assert time.monotonic() - started < 1.0  # its lease alone would last one and a half
+    cluster.start(leaving)
+    cluster.wait_ready()
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)  # a dozen starts of nodes, on a machine that may be slow
+def test_polls_and_messages_outlive_nodes_that_join_leave_and_restart(
+    tmp_path: Path, redis: RedisServer
+) -> None:
+    """3 -> 5 -> 3 nodes and a rolling restart, while messages are pushed and polls wait."""
+    cluster = Cluster(tmp_path, nodes=5, founders=3, options=["--redis", redis.url])
+    founders, late = cluster.names[:3], cluster.names[3:]
+
+    def restart(name: str) -> None:
+        cluster.signal(name, signal.SIGTERM)
+        cluster.processes[name].wait(60)
+        cluster.start(name)
+        cluster.wait_for_ring(founders)
+
+    try:
+        cluster.start(*founders)
+        eventually(lambda: all(cluster.status(name)["ready"] for name in founders))
+        with QueueLoad([cluster.url(name) for name in founders], "moving") as load:
+            load.go_on(100)
+            cluster.start(*late)
+            cluster.wait_for_ring(cluster.names)
+            for name in late:
+                cluster.signal(name, signal.SIGTERM)
+                cluster.processes[name].wait(60)
+            cluster.wait_for_ring(founders)
+            for name in founders:
+                restart(name)
+            load.finish()
+        assert len(load.pushed) > 300
+    finally:
+        cluster.close()

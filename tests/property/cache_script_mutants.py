@@ -1,0 +1,170 @@
+"""Bugs planted in the scripts of the cache, each of which the comparison must find.
+
+cd tests && python -m property.cache_script_mutants            all of them
+cd tests && python -m property.cache_script_mutants mark       those with a word in their name
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from distsync_node.cache.scripts import SourceReader
+from property.cache_script_comparison import Comparison, read_with_test_clock
+from property.queue_mutants import Mutant, quick_server
+from property.test_cache_scripts_against_model import walk
+from redis_server import RedisServer
+
+WALKS = 10
+
+FLOOR = "if epoch < record.floor then return {'superseded'} end"
+NO_VALUE = "if not has_value then call('HDEL', k.record, 'v') end"
+VERSION = "call('HSET', k.record, 'e', text(record.epoch), 'c', text(record.counter), 'l', ARGV[2])"
+NEWER = "is_older(record.epoch, record.counter, write[1], write[2])"
+
+MUTANTS = (
+    Mutant("an older write-back is taken", "put.lua", NEWER, "true"),
+    Mutant(
+        "versions are ordered by their counters alone",
+        "lib/record.lua",
+        "epoch < than_epoch or (epoch == than_epoch and counter < than_counter)",
+        "counter < than_counter",
+    ),
+    Mutant("a home that was superseded writes", "put.lua", FLOOR, ""),
+    Mutant("a home that was superseded reads", "load.lua", FLOOR, ""),
+    Mutant(
+        "reading supersedes nobody",
+        "load.lua",
+        "call('HSET', k.record, 'f', text(epoch))",
+        "",
+    ),
+    Mutant(
+        "an older write-back ends a newer generation",
+        "put.lua",
+        "and not is_older(record.epoch, record.counter, "
+        "record.mark_epoch, record.mark_counter) then",
+        "and #write > 0 then",
+    ),
+    Mutant("a generation never ends", "put.lua", "call('HDEL', k.record, 'me', 'mc', 'mp')", ""),
+    Mutant(
+        "an older generation takes the place of a newer one",
+        "put.lua",
+        "and is_older(record.mark_epoch, record.mark_counter, mark[1], mark[2])",
+        "",
+    ),
+    Mutant(
+        "what is here already is marked",
+        "put.lua",
+        "  and is_older(record.epoch, record.counter, mark[1], mark[2])",
+        "  and (mark[1] ~= record.epoch or mark[2] ~= record.counter)",
+    ),
+    Mutant(
+        "a deletion leaves the value",
+        "put.lua",
+        NO_VALUE,
+        "if not has_value then call('HDEL', k.record, 'w') end",
+    ),
+    Mutant(
+        "a deletion leaves no tombstone",
+        "put.lua",
+        NO_VALUE,
+        "if not has_value then call('DEL', k.record) return {'ok'} end",
+    ),
+    Mutant(
+        "a deletion needs room",
+        "put.lua",
+        f"{NO_VALUE}\n  {VERSION}",
+        f"{VERSION}\n  {NO_VALUE}",
+    ),
+    Mutant(
+        "half of a write is done when there is no room",
+        "put.lua",
+        NO_VALUE,
+        "call('HDEL', k.record, 'v')",
+    ),
+    Mutant(
+        "reading needs room",
+        "load.lua",
+        "if call('EXISTS', k.record) == 1 then call('PERSIST', k.record) end",
+        "",
+    ),
+    Mutant(
+        "reading what is not here leaves something behind although there is no room",
+        "load.lua",
+        "if call('EXISTS', k.record) == 1 then call('PERSIST', k.record) end",
+        "call('PERSIST', k.record)",
+    ),
+    Mutant(
+        "a new value ends when the one before would have",
+        "put.lua",
+        "call('HDEL', k.record, 'x')",
+        "call('HDEL', k.record, 'w')",
+    ),
+    Mutant(
+        "what has expired lives for ever",
+        "load.lua",
+        "math.max(1, record.expires - now)",
+        "math.max(0, record.expires - now)",
+    ),
+    Mutant("fences are forgotten", "put.lua", "'l', ARGV[2]", "'l', ''"),
+    Mutant(
+        "what is marked is forgotten in the end",
+        "lib/record.lua",
+        "if record.mark_epoch > 0 then\n    call('PERSIST', k.record)",
+        "if record.mark_epoch > 0 then\n    call('PEXPIRE', k.record, text(grace_ms))",
+    ),
+    Mutant(
+        "tombstones are kept for ever",
+        "lib/record.lua",
+        "call('PEXPIRE', k.record, text(grace_ms))\n",
+        "call('PERSIST', k.record)\n",
+    ),
+    Mutant(
+        "a version goes when its value expires",
+        "lib/record.lua",
+        "text(math.max(0, record.expires - now) + grace_ms)",
+        "text(math.max(1, record.expires - now))",
+    ),
+    Mutant(
+        "a value that does not expire is forgotten",
+        "lib/record.lua",
+        "  else\n    call('PERSIST', k.record)",
+        "  else\n    call('PEXPIRE', k.record, text(grace_ms))",
+    ),
+)
+
+
+def first_failure(server: RedisServer, read: SourceReader, walks: int = WALKS) -> int | None:
+    """Return the seed of the first walk that fails; None if none does."""
+    for seed in range(walks):
+        comparison = Comparison(server, read)
+        try:
+            walk(comparison, seed)
+        except Exception:  # whatever a broken script leads to is a find
+            return seed
+        finally:
+            comparison.close()
+    return None
+
+
+def main(words: list[str]) -> int:
+    """Return how many bugs were not found."""
+    chosen = [one for one in MUTANTS if not words or any(word in one.name for word in words)]
+    missed = 0
+    with quick_server() as server:
+        seed = first_failure(server, read_with_test_clock)
+        if seed is not None:
+            print(f"the scripts themselves fail, seed {seed}")
+            return 1
+        for mutant in chosen:
+            started = time.monotonic()
+            seed = first_failure(server, mutant.read(read_with_test_clock))
+            missed += seed is None
+            found = "NOT FOUND" if seed is None else f"seed {seed}"
+            print(f"{found:10}  {time.monotonic() - started:5.1f} s  {mutant.name}", flush=True)
+    print(f"{len(chosen) - missed} of {len(chosen)} planted bugs found")
+    return missed
+
+
+if __name__ == "__main__":
+    sys.exit(min(1, main(sys.argv[1:])))

@@ -1,0 +1,53 @@
+"""`max_bytes` bounds what a node really takes, under a working set ten times larger."""
+
+from __future__ import annotations
+
+import gc
+import tracemalloc
+
+import pytest
+
+from distsync_node.cache.effects import RedisLoad
+from distsync_node.cache.events import ClientRead, Loaded, NodeLease, RingAdopted, Tick
+from distsync_node.cache.node import CacheNode
+from distsync_node.cache.options import CacheOptions
+from distsync_node.cache.types import Copy, OpId, Version
+from distsync_node.cluster.ring_state import Epoch, Incarnation, RingState, Server
+from distsync_node.raft.types import MemberId
+
+MAX_BYTES = 1 << 20
+NOW_MS = 1_000
+
+
+def alone() -> CacheNode:
+    """A node that is the home of all it reads: its memory has the lines and the directory."""
+    server = Server("a", MemberId("m-a"), Incarnation(1))
+    node = CacheNode(server, CacheOptions(max_bytes=MAX_BYTES))
+    node.step(RingAdopted(RingState(Epoch(1), (server,)), left_have_ended=True), NOW_MS)
+    node.step(NodeLease(Epoch(1), 1 << 40), NOW_MS)
+    node.step(Tick(), NOW_MS)
+    return node
+
+
+@pytest.mark.parametrize("size", [0, 100, 1_000, 20_000])
+def test_memory_stays_within_max_bytes_and_a_quarter(size: int) -> None:
+    node = alone()
+    keys = [f"key-{number:08}" for number in range(min(9_000, 10 * MAX_BYTES // (size + 1_000)))]
+    for key in keys:
+        node.context.home_of(key)  # the ring remembers so many homes, whatever the cache has
+    gc.collect()
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        for number, key in enumerate(keys):
+            effects = node.step(ClientRead(OpId(number), key), NOW_MS)
+            (load,) = [one for one in effects if isinstance(one, RedisLoad)]
+            node.step(Loaded(load.request, Copy(Version(1, 1), bytes(size)), None), NOW_MS)
+        del effects, load
+        gc.collect()
+        taken = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert len(node.lines.lru) > 40
+    assert taken <= MAX_BYTES * 5 // 4
+    assert taken >= MAX_BYTES // 2, "and it is made use of"

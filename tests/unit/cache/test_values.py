@@ -1,0 +1,211 @@
+"""What a write may do: conditions, fences, time to live, full memory, durability by prefix."""
+
+from __future__ import annotations
+
+import pytest
+
+from distsync_node.cache.judging import MAX_FENCES_PER_KEY
+from distsync_node.cache.options import CacheOptions
+from distsync_node.cache.types import ABSENT, Code, Durability, Found, Refused, Version
+from unit.cache.cluster import Cluster, fence
+
+MODES = list(Durability)
+
+
+# --- Conditions -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_write_if_version_is_refused_with_the_version_there_is(mode: Durability) -> None:
+    cluster = Cluster("abc", durability=mode)
+    key = cluster.key_at("a")
+    first = cluster.write("b", key, "first", if_version=ABSENT)
+    second = cluster.write("c", key, "second", if_version=first)
+    refused = cluster.refused("b", key, "third", if_version=first)
+    assert refused == Refused(Code.VERSION_MISMATCH, second)
+    assert cluster.read("b", key) == "second"
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_absent_is_the_version_of_what_was_deleted(mode: Durability) -> None:
+    cluster = Cluster("abc", durability=mode)
+    key = cluster.key_at("a")
+    first = cluster.write("b", key, "first")
+    assert cluster.refused("c", key, "x", if_version=ABSENT).code is Code.VERSION_MISMATCH
+    cluster.write("c", key, None, if_version=first)
+    assert cluster.refused("b", key, "x", if_version=first).version == ABSENT
+    again = cluster.write("b", key, "again", if_version=ABSENT)
+    assert again > first, "versions go on where they were"
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_write_under_a_deletion_is_refused_after_another_one(mode: Durability) -> None:
+    cluster = Cluster("abc", durability=mode)
+    key = cluster.key_at("a")
+    cluster.write("b", key, "first")
+    deleted = cluster.write("c", key, None)
+    again = cluster.write("b", key, None)
+    assert cluster.refused("c", key, "x", if_version=deleted).code is Code.VERSION_MISMATCH
+    assert cluster.write("c", key, "x", if_version=again) > again
+    assert cluster.read("a", key) == "x"
+
+
+# --- Fences -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_an_older_token_is_refused_by_any_node(mode: Durability) -> None:
+    cluster = Cluster("abc", durability=mode)
+    key = cluster.key_at("a")
+    cluster.write("b", key, "first", fence=fence("lock", 5))
+    cluster.write("c", key, "second", fence=fence("lock", 7))
+    for name in "abc":
+        assert cluster.refused(name, key, "x", fence=fence("lock", 5)) == Refused(
+            Code.FENCED, newest=7
+        )
+    cluster.write("a", key, "third", fence=fence("lock", 7))
+    cluster.write("a", key, "unfenced")
+    assert cluster.refused("b", key, "x", fence=fence("lock", 6)).code is Code.FENCED
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_fence_is_raised_only_by_a_token_that_was_verified(mode: Durability) -> None:
+    cluster = Cluster("abc", durability=mode)
+    key = cluster.key_at("a")
+    unverified = fence("lock", 5, verified=False)
+    assert cluster.refused("b", key, "x", fence=unverified).code is Code.FENCE_UNVERIFIED
+    cluster.write("b", key, "first", fence=fence("lock", 5))
+    cluster.write("b", key, "the same token needs no more", fence=unverified)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_fences_outlive_the_value_in_its_tombstone(mode: Durability) -> None:
+    cluster = Cluster("abc", durability=mode)
+    key = cluster.key_at("a", then="c", without="a")
+    cluster.write("b", key, "first", fence=fence("lock", 7))
+    cluster.write("b", key, None)
+    cluster.after(2_000)
+    cluster.crash("a")
+    cluster.change_ring("bc")
+    assert cluster.refused("c", key, "x", fence=fence("lock", 6)).code is Code.FENCED
+
+
+def test_the_number_of_fences_of_a_key_is_bounded() -> None:
+    cluster = Cluster("abc")
+    key = cluster.key_at("a")
+    for number in range(MAX_FENCES_PER_KEY):
+        cluster.write("b", key, "x", fence=fence(f"lock {number}", 1))
+    refused = cluster.refused("b", key, "x", fence=fence("one more", 1))
+    assert refused.code is Code.TOO_MANY_FENCES
+    cluster.write("b", key, "x", fence=fence("lock 3", 2))
+
+
+# --- Time to live -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_value_expires_at_every_node_and_is_not_served_after(mode: Durability) -> None:
+    cluster = Cluster("abc", durability=mode)
+    key = cluster.key_at("a")
+    cluster.write("b", key, "short", ttl_ms=1_000)
+    assert [cluster.read(name, key) for name in "abc"] == ["short"] * 3
+    cluster.after(700)
+    assert [cluster.read(name, key) for name in "abc"] == ["short"] * 3
+    cluster.after(300)
+    assert [cluster.read(name, key) for name in "abc"] == [None] * 3
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_copy_counts_what_remains_from_asking_and_less_a_margin(mode: Durability) -> None:
+    cluster = Cluster("abc", durability=mode)
+    key = cluster.key_at("a")
+    cluster.write("b", key, "short", ttl_ms=1_000)
+    cluster.after(500)
+    cluster.read("c", key)
+    cluster.after(460)
+    op = cluster.call_read("c", key)
+    outcome = cluster.answer("c", op)
+    assert not (isinstance(outcome, Found) and outcome.hit), "it asks before the home would say no"
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_new_value_does_not_end_when_the_one_before_would_have(mode: Durability) -> None:
+    cluster = Cluster("abc", durability=mode)
+    key = cluster.key_at("a")
+    cluster.write("b", key, "short", ttl_ms=500)
+    cluster.write("b", key, "long")
+    cluster.after(2_000)
+    assert [cluster.read(name, key) for name in "abc"] == ["long"] * 3
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_what_has_expired_has_no_version(mode: Durability) -> None:
+    cluster = Cluster("abc", durability=mode)
+    key = cluster.key_at("a")
+    first = cluster.write("b", key, "short", ttl_ms=500)
+    cluster.after(600)
+    name = "b" if mode is Durability.LOCAL else "c"  # its owner alone knows
+    assert cluster.refused(name, key, "x", if_version=first) == Refused(
+        Code.VERSION_MISMATCH, ABSENT
+    )
+    cluster.write(name, key, "new", if_version=ABSENT)
+
+
+# --- Redis ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_when_redis_is_full_reads_and_deletions_go_on(mode: Durability) -> None:
+    cluster = Cluster("abc", durability=mode)
+    key, other = cluster.key_at("a"), cluster.key_at("b")
+    cluster.write("b", key, "old")
+    cluster.read("c", key)
+    cluster.after(2_000)
+    cluster.redis.full = True
+    assert [cluster.read(name, key) for name in "abc"] == ["old"] * 3
+    if mode is not Durability.LOCAL:
+        assert cluster.refused("c", key, "new") == Refused(Code.REDIS_FULL)
+        assert cluster.refused("c", other, "new") == Refused(Code.REDIS_FULL)
+    assert [cluster.read(name, key) for name in "abc"] == ["old"] * 3
+    cluster.write("c", key, None)
+    assert [cluster.read(name, key) for name in "abc"] == [None] * 3
+    cluster.redis.full = False
+    cluster.after(200)
+    cluster.write("c", key, "new")
+    assert [cluster.read(name, key) for name in "abc"] == ["new"] * 3
+
+
+def test_a_value_whose_time_is_over_goes_although_redis_is_full() -> None:
+    cluster = Cluster("abc", write_back_after_ms=100_000)
+    key = cluster.key_at("a")
+    cluster.write("b", key, "short", ttl_ms=500)
+    cluster.redis.full = True
+    cluster.after(600)
+    assert [cluster.read(name, key) for name in "abc"] == [None] * 3
+
+
+# --- Options ----------------------------------------------------------------------------------
+
+
+def test_the_longest_prefix_decides_the_durability() -> None:
+    options = CacheOptions(
+        durability=Durability.MIRRORED,
+        durability_by_prefix=(
+            ("session/", Durability.LOCAL),
+            ("session/paid/", Durability.WRITE_THROUGH),
+        ),
+    )
+    assert options.durability_of("orders/1") is Durability.MIRRORED
+    assert options.durability_of("session/1") is Durability.LOCAL
+    assert options.durability_of("session/paid/1") is Durability.WRITE_THROUGH
+
+
+def test_keys_of_several_durabilities_live_side_by_side() -> None:
+    cluster = Cluster("abc", durability_by_prefix=(("key-1", Durability.WRITE_THROUGH),))
+    through, mirrored = "key-1", "key-2"
+    for key in (through, mirrored):
+        cluster.write("b", key, "new")
+    assert cluster.in_redis(through) == "new"
+    assert cluster.in_redis(mirrored) is None
+    assert cluster.is_marked(mirrored)
+    assert isinstance(cluster.write("b", mirrored, "newer"), Version)
