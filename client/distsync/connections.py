@@ -25,17 +25,21 @@ from distsync.models import Problem
 from distsync.nodes import Endpoint
 
 __all__ = [
+    "NO_CONNECTION",
     "Answer",
     "BrokenOff",
     "Connections",
     "EventLines",
     "MaybeDone",
     "NotDone",
+    "limits_of_a_call",
     "refused",
     "why_not_connected",
 ]
 
 CONNECT_SECONDS: Final = 1.0
+LOOKUP_SECONDS: Final = 3.0  # for a name and a connection together
+NO_CONNECTION: Final = "no connection in time (finding its name, or connecting)"
 _POST_HEADERS = {"Content-Type": "application/json"}
 _STREAM_HEADERS = {"Accept": "text/event-stream"}
 _KEEPALIVE_OPTIONS = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
@@ -101,7 +105,7 @@ class Connections:
                 endpoint.at(path) if body is not None else URL(endpoint.url + path, encoded=True),
                 data=io.BytesIO(body) if body and len(body) > _LARGE_BYTES else body,
                 headers=headers or (_POST_HEADERS if body is not None else None),
-                timeout=_timeout(seconds),
+                timeout=limits_of_a_call(seconds),
                 allow_redirects=False,
             ) as response:
                 content = await response.read()
@@ -169,7 +173,9 @@ class Connections:
             headers={"Distsync-Client": self._identity.client_id, "Accept": "application/json"},
             cookie_jar=aiohttp.DummyCookieJar(),
             skip_auto_headers=("User-Agent", "Accept-Encoding"),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
+            timeout=aiohttp.ClientTimeout(
+                total=None, connect=LOOKUP_SECONDS, sock_connect=CONNECT_SECONDS
+            ),
         )
         # Of itself aiohttp sends a PUT or a DELETE again whose connection broke. Whether that may
         # be done twice is not for it to say; `test_a_write_in_doubt_is_sent_once` watches this.
@@ -178,8 +184,12 @@ class Connections:
 
 
 @lru_cache(maxsize=64)
-def _timeout(seconds: float) -> aiohttp.ClientTimeout:
-    return aiohttp.ClientTimeout(total=seconds, sock_connect=CONNECT_SECONDS)
+def limits_of_a_call(seconds: float) -> aiohttp.ClientTimeout:
+    """Return aiohttp's limits for a call of `seconds`."""
+    # Without a connection nothing was sent. That is only known if it is said before time is up.
+    return aiohttp.ClientTimeout(
+        total=seconds, connect=min(LOOKUP_SECONDS, seconds * 0.9), sock_connect=CONNECT_SECONDS
+    )
 
 
 class EventLines:
@@ -203,7 +213,9 @@ class EventLines:
 
 def describe(error: BaseException) -> str:
     """Return what went wrong, in a few words."""
-    if isinstance(error, TimeoutError) and not isinstance(error, aiohttp.ConnectionTimeoutError):
+    if isinstance(error, aiohttp.ConnectionTimeoutError):
+        return NO_CONNECTION
+    if isinstance(error, TimeoutError):
         return "no answer in time"
     if isinstance(error, aiohttp.ClientConnectorError):
         return f"{error.host}:{error.port}: {why_not_connected(error)}"

@@ -15,7 +15,7 @@ from property.queue_mutants import Mutant, quick_server
 from property.test_cache_scripts_against_model import walk
 from redis_server import RedisServer
 
-WALKS = 10
+WALKS = 40  # some bugs show only if a key is touched for the first time in a certain way
 
 FLOOR = "if epoch < record.floor then return {'superseded'} end"
 NO_VALUE = "if not has_value then call('HDEL', k.record, 'v') end"
@@ -41,9 +41,20 @@ MUTANTS = (
     Mutant(
         "an older write-back ends a newer generation",
         "put.lua",
-        "and not is_older(record.epoch, record.counter, "
-        "record.mark_epoch, record.mark_counter) then",
-        "and #write > 0 then",
+        "not is_older(record.epoch, record.counter, record.mark_epoch, record.mark_counter)",
+        "#write > 0",
+    ),
+    Mutant(
+        "a mark that stands for nothing stays",
+        "put.lua",
+        "not is_older(ended[1], ended[2], record.mark_epoch, record.mark_counter)",
+        "false",
+    ),
+    Mutant(
+        "what was never made ends a newer generation",
+        "put.lua",
+        "not is_older(ended[1], ended[2], record.mark_epoch, record.mark_counter)",
+        "ended[1] > 0",
     ),
     Mutant("a generation never ends", "put.lua", "call('HDEL', k.record, 'me', 'mc', 'mp')", ""),
     Mutant(

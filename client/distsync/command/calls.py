@@ -12,11 +12,9 @@ import aiohttp
 import msgspec
 
 from distsync.command.failures import ExitCode, Failure
-from distsync.connections import why_not_connected
+from distsync.connections import NO_CONNECTION, limits_of_a_call, why_not_connected
 from distsync.errors import DistSyncError, OutcomeUnknown, Unavailable, error_from_problem
 from distsync.models import Member, Problem
-
-_CONNECT_SECONDS = 1.0
 
 _Answer = TypeVar("_Answer")
 
@@ -90,9 +88,7 @@ class Caller:
         self._session = aiohttp.ClientSession(
             headers=self._headers,
             cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(
-                total=self._deadline_seconds, sock_connect=_CONNECT_SECONDS
-            ),
+            timeout=limits_of_a_call(self._deadline_seconds),
         )
         return self
 
@@ -124,7 +120,7 @@ class Caller:
             async with self._session.request(method, url, data=data, headers=headers) as response:
                 content = await response.read()
                 status = response.status
-        except aiohttp.ClientConnectorError as error:
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             raise Unavailable(f"no answer from {url}: {_reason(error)}") from None
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             failed = Unavailable if method == "GET" else OutcomeUnknown
@@ -138,6 +134,8 @@ class Caller:
 
 
 def _reason(error: BaseException) -> str:
+    if isinstance(error, aiohttp.ConnectionTimeoutError):
+        return NO_CONNECTION
     if isinstance(error, TimeoutError):
         return "timed out"
     if isinstance(error, aiohttp.ClientConnectorError):

@@ -9,6 +9,7 @@ import aiohttp
 from distsync_node.peers.wire import ATTEMPT_HEADER, SENDER_HEADER
 
 CONNECT_SECONDS = 1.0
+LOOKUP_SECONDS = 3.0  # for a name and a connection together, where the call itself has no limit
 
 
 class PeerUnreachable(Exception):
@@ -60,7 +61,12 @@ class PeerClient:
         """
         if self._session is None or self._session.closed:
             raise PeerUnreachable("the peer client is closed", sent=False)
-        timeout = aiohttp.ClientTimeout(total=timeout_seconds, sock_connect=CONNECT_SECONDS)
+        # Without a connection nothing was sent. That is only known if it is said in time.
+        timeout = aiohttp.ClientTimeout(
+            total=timeout_seconds,
+            connect=LOOKUP_SECONDS if timeout_seconds is None else timeout_seconds * 0.9,
+            sock_connect=CONNECT_SECONDS,
+        )
         try:
             async with self._session.post(url, data=body, timeout=timeout) as response:
                 if on_attempt is not None and ATTEMPT_HEADER in response.headers:

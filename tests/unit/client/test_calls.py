@@ -19,6 +19,8 @@ from distsync import (
     ServerError,
     Unavailable,
 )
+from distsync.connections import NotDone
+from distsync.nodes import Endpoint
 from unit.client.jump_clock import JumpClock
 from unit.client.scripted_cluster import ScriptedCluster, problem
 from unit.client.waiting_for import eventually
@@ -359,3 +361,20 @@ def test_urls_may_be_given_in_several_ways() -> None:
         "https://c/x",
     )
     assert parse_urls(["http://A:80", "http://a"]) == ("http://a",)
+
+
+async def test_a_name_whose_lookup_hangs_is_said_to_do_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def hang(*_: object, **__: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(asyncio.BaseEventLoop, "getaddrinfo", hang)
+    async with AsyncClient("http://node.example:1") as client:
+        call = client._core.transport._connections.exchange(
+            Endpoint(url="http://node.example:1", configured=True, usable=True),
+            "POST",
+            "/lock/acquire",
+            b"{}",
+            0.2,
+        )
+        with pytest.raises(NotDone, match="finding its name"):
+            await call

@@ -119,3 +119,15 @@ async def test_a_closed_client_sends_nothing(client: PeerClient) -> None:
     with pytest.raises(PeerUnreachable) as error:
         await client.post("http://127.0.0.1:1", b"body", timeout_seconds=1)
     assert not error.value.sent
+
+
+async def test_a_name_whose_lookup_hangs_was_sent_nothing(
+    client: PeerClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def hang(*_: object, **__: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(asyncio.BaseEventLoop, "getaddrinfo", hang)
+    with pytest.raises(PeerUnreachable) as caught:
+        await client.post("http://peer.example:1", b"body", timeout_seconds=0.2)
+    assert not caught.value.sent
