@@ -20,6 +20,7 @@ import pytest
 
 from checker.history import Operation, write_history
 from checker.linearizability import Report, check_history, failures
+from distsync_node.cache.scripts import redis_key
 from distsync_node.cluster.leases import LeaseOptions
 from process.cache_calls import get, put, send
 from process.cache_recorder import CacheRecorder
@@ -271,11 +272,12 @@ def test_a_node_that_is_told_to_stop_writes_back_what_only_it_has(
         return {line["key"] for line in held if line["dirty"]} >= set(keys)
 
     eventually(all_are_dirty, what="dirty lines")
+    cluster_id = cluster.status("n1")["cluster_id"]
     cluster.signal("n1", signal.SIGTERM)
     assert cluster.processes["n1"].wait(timeout=30) == 0
     with redis.client() as client:
         for key in keys:
-            stored = client.hget(f"dsc:{{{key.replace('/', '%2F')}}}", "v")
+            stored = client.hget(redis_key(cluster_id, key), "v")
             assert stored == b'j"%b"' % key.encode()
     for key in keys:
         eventually(
@@ -289,9 +291,11 @@ def test_what_only_its_owner_has_is_in_redis_once_nobody_has_written_it_for_a_wh
 ) -> None:
     one = cluster.urls[0]
     assert put(one, "local/idle", "value").json["state"] == "M"
+    cluster_id = cluster.status("n1")["cluster_id"]
     with redis.client() as client:
         eventually(
-            lambda: client.hget("dsc:{local%2Fidle}", "v") == b'j"value"', what="the write-back"
+            lambda: client.hget(redis_key(cluster_id, "local/idle"), "v") == b'j"value"',
+            what="the write-back",
         )
     eventually(lambda: get(one, "local/idle").json["state"] == "E", what="a clean line")
 

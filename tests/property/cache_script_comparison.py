@@ -21,6 +21,7 @@ from redis_server import RedisServer
 from sim.cache.redis import Key, Redis
 from sim.kernel import US_PER_MS, Kernel
 
+CLUSTER_ID: Final = "c-9be14d"
 KEYS: Final = ("orders/42", "a{b}c", "naïve 队列%")
 SLOWNESS_MS: Final = 120_000  # a test may take so long while keys grow older
 
@@ -88,7 +89,7 @@ class Comparison:
             self.client.config_set("maxmemory", 1)
         try:
             reply: Any = self.client.evalsha(
-                self._scripts[name].sha, 1, redis_key(effect.key), *argv
+                self._scripts[name].sha, 1, redis_key(CLUSTER_ID, effect.key), *argv
             )
         except redis.ResponseError as error:
             if not isinstance(error, redis.exceptions.OutOfMemoryError) and "OOM" not in str(error):
@@ -113,7 +114,7 @@ class Comparison:
 
     def _check(self, key: str, *, touched: bool) -> None:
         model = self.model.keys.get(key, Key())
-        fields = self.client.hgetall(redis_key(key))
+        fields = self.client.hgetall(redis_key(CLUSTER_ID, key))
         assert self._read(fields) == self._expected(model), f"{key}: {fields} is not {model}"
         if touched:
             self._lives_ms[key] = self._lives(model)
@@ -152,7 +153,7 @@ class Comparison:
 
     def _check_time_to_live(self, key: str) -> None:
         """Redis forgets keys by its own clock, whatever the test's shows."""
-        left_ms = self.client.pttl(redis_key(key))
+        left_ms = self.client.pttl(redis_key(CLUSTER_ID, key))
         lives_ms = self._lives_ms[key]
         if lives_ms is None:
             assert left_ms == -1, f"{key} would be forgotten in {left_ms} ms"

@@ -40,11 +40,14 @@ class MainMemory:
         """End all connections."""
         await self._redis.close()
 
-    async def request(self, effect: RedisLoad | RedisPut) -> RedisAnswer:
-        """Carry out an effect. A lost answer is asked for again; all of this may come twice."""
+    async def request(self, cluster_id: str, effect: RedisLoad | RedisPut) -> RedisAnswer:
+        """Carry out an effect for a cluster.
+
+        A lost answer is asked for again; all of this may come twice.
+        """
         name, values = arguments(effect)
         script = self._scripts[name]
-        key = redis_key(effect.key).encode()
+        key = redis_key(cluster_id, effect.key).encode()
         command = pack_command("EVALSHA", script.sha, 1, key, *values)
         try:
             # Reading leaves the floor in Redis, so both count as writes.

@@ -41,9 +41,13 @@ class Script:
     sha: str
 
 
-def redis_key(key: str) -> str:
-    """Return the Redis key of a key of the cache."""
-    return f"dsc:{{{quote(key, safe='')}}}"
+def redis_key(cluster_id: str, key: str) -> str:
+    """Return the Redis key of a key of the cache of a cluster.
+
+    Epochs begin anew with each cluster, so what another one left in the same Redis, floors above
+    all, must not be in its way.
+    """
+    return f"dsc:{quote(cluster_id, safe='')}:{{{quote(key, safe='')}}}"
 
 
 def read_source(path: str) -> str:

@@ -561,7 +561,7 @@ class CacheService:
 
     async def _ask_redis(self, effect: RedisLoad | RedisPut) -> None:
         if self._memory is not None:
-            self.step(await self._memory.request(effect))
+            self.step(await self._memory.request(self._places.cluster_id, effect))
 
     def _link(self, peer: PeerId) -> PeerLink:
         link = self._links.get(peer)

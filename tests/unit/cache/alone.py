@@ -27,9 +27,8 @@ LONG_MS = 3_600_000
 class Alone:
     """Implements `cache.service.Places`."""
 
-    cluster_id = "cluster"
-
-    def __init__(self) -> None:
+    def __init__(self, cluster_id: str) -> None:
+        self.cluster_id = cluster_id
         self.acknowledged = Epoch(0)
         self._ring = apply(EMPTY_RING, EnterRing(server=SERVER))
         self._rings: list[Callable[[RingState], None]] = []
@@ -53,6 +52,11 @@ class Alone:
     def acknowledge(self, epoch: Epoch) -> None:
         self.acknowledged = epoch
 
+    def change_rings(self, times: int) -> None:
+        """The ring has changed as often as that: this process has been in it again and again."""
+        for _ in range(times):
+            self._ring = RingState(Epoch(self._ring.epoch + 1), self._ring.servers)
+
     def adopt_ring(self) -> None:
         """The log has a ring of this node alone."""
         for callback in self._rings:
@@ -66,10 +70,14 @@ class Alone:
 
 @contextlib.asynccontextmanager
 async def service_alone(
-    url: str, options: CacheOptions | None = None, *, in_ring: bool = True
+    url: str,
+    options: CacheOptions | None = None,
+    *,
+    in_ring: bool = True,
+    cluster_id: str = "cluster",
 ) -> AsyncIterator[tuple[CacheService, Alone, list[BaseException]]]:
     """A started service, its places, and what broke."""
-    places, broken = Alone(), list[BaseException]()
+    places, broken = Alone(cluster_id), list[BaseException]()
 
     def no_peer(url: str) -> Target:
         raise AssertionError(f"{url} was to be reached")

@@ -11,6 +11,7 @@ import pytest
 from distsync_node.cache import service as services
 from distsync_node.cache.events import Event
 from distsync_node.cache.options import CacheOptions
+from distsync_node.cache.scripts import redis_key
 from distsync_node.cache.types import Change, Code, Durability, Found, Missing, Refused, Written
 from distsync_node.errors import LimitReached, RedisUnavailable, ShuttingDown, Unavailable
 from redis_server import RedisServer
@@ -111,11 +112,26 @@ async def test_a_drain_writes_back_and_then_serves_nothing(redis: RedisServer) -
         await service.write("key", Change(b"value"), TIMEOUT_MS)
         assert (service.state("key"), service.stats().lines["M"]) == ("M", 1)
         with redis.client() as client:
-            assert client.hget("dsc:{key}", "v") is None
+            assert client.hget(redis_key("cluster", "key"), "v") is None
             assert await service.drain(20)
-            assert client.hget("dsc:{key}", "v") == b"value"
+            assert client.hget(redis_key("cluster", "key"), "v") == b"value"
         with pytest.raises(ShuttingDown):
             await service.read("key", TIMEOUT_MS)
+
+
+async def test_a_cluster_made_anew_on_a_kept_redis_has_a_cache_of_its_own(
+    redis: RedisServer,
+) -> None:
+    async with service_alone(redis.url, in_ring=False, cluster_id="first") as (service, places, _):
+        places.change_rings(5)
+        places.adopt_ring()
+        places.grant()
+        await service.write("key", Change(b"first"), TIMEOUT_MS)
+        assert await service.drain(20)
+    async with service_alone(redis.url, cluster_id="second") as (service, _, _):
+        assert isinstance(await service.read("key", TIMEOUT_MS), Missing)
+        assert isinstance(await service.write("key", Change(b"second"), TIMEOUT_MS), Written)
+        assert await service.drain(20)
 
 
 async def test_a_drain_without_redis_ends_in_time_and_says_that_it_is_not_done(
