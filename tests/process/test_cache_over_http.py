@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from base64 import b64decode, b64encode
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -301,15 +302,66 @@ def test_a_node_pages_its_lines_and_counts_what_it_does(cluster: Cluster) -> Non
     assert after_hit["bytes"] <= after_hit["max_bytes"]
 
 
-def test_metrics_tell_lines_hits_and_why_there_were_misses(cluster: Cluster) -> None:
+def metrics(url: str) -> dict[str, float]:
+    """The metrics of the cache of a node, `name{labels}` without `distsync_cache_`."""
+    text = send(url, "GET", "/metrics").body.decode()
+    lines = (line.rsplit(" ", 1) for line in text.splitlines() if line[:1] != "#")
+    ours = "distsync_cache_"
+    return {name.removeprefix(ours): float(value) for name, value in lines if name.startswith(ours)}
+
+
+def test_metrics_count_hits_misses_snoops_and_invalidations(cluster: Cluster) -> None:
+    one, two, three = cluster.urls
+    # The home is the third. Where clients reach it takes a moment to spread.
+    keys = itertools.cycle(f"metric{number}" for number in range(50))
+
+    def of_the_third() -> str:
+        key = next(keys)
+        return key if put(one, key, 0).headers.get("distsync-owner") == three else ""
+
+    key = eventually(of_the_third, what="a key of the third node")
+
+    def gained(url: str, *, by: Callable[[], object]) -> dict[str, float]:
+        before = metrics(url)
+        by()
+        return {
+            name: value - before[name]
+            for name, value in metrics(url).items()
+            if name.endswith(("}", "_total"))
+            if value != before[name] and not name.startswith(("lines", "write_backs"))
+        }
+
+    assert gained(two, by=lambda: get(two, key)) == {'misses_total{reason="absent"}': 1}
+    assert gained(two, by=lambda: get(two, key)) == {"hits_total": 1}
+    assert gained(two, by=lambda: put(one, key, 2)) == {"invalidations_total": 1}
+    assert gained(one, by=lambda: get(two, key)) == {"snoops_total": 1}
+    put(one, key, 3)
+    assert gained(two, by=lambda: get(two, key)) == {'misses_total{reason="invalidated"}': 1}
+    put(one, "brief", 1, ttl_ms=300)
+    get(two, "brief")
+    eventually(lambda: get(one, "brief").status == 404, what="the end of its time")
+    assert gained(two, by=lambda: get(two, "brief")) == {'misses_total{reason="expired"}': 1}
+
+
+def test_metrics_tell_lines_bytes_and_what_redis_does_not_have(cluster: Cluster) -> None:
     one, two, _ = cluster.urls
-    put(one, "metric", 1)
-    get(two, "metric")
-    put(one, "metric", 2)
-    get(two, "metric")
-    text = send(two, "GET", "/metrics").body.decode()
-    values = dict(line.rsplit(" ", 1) for line in text.splitlines() if line[:1] != "#")
-    assert float(values['distsync_cache_misses_total{reason="invalidated"}']) >= 1
-    assert float(values['distsync_cache_lines{state="S"}']) >= 1
-    assert float(values["distsync_cache_hits_total"]) >= 0
-    assert float(values["distsync_cache_bytes"]) > 0
+    before = metrics(one)
+    put(one, "sized", "x" * 50_000)
+    after = metrics(one)
+    assert after['lines{state="M"}'] >= 1
+    assert after["bytes"] - before["bytes"] >= 50_000
+    assert after["max_bytes"] > after["bytes"]
+    every = [metrics(url) for url in cluster.urls]
+    assert sum(one["dirty_bytes"] for one in every) >= 50_000
+    assert max(one["oldest_dirty_seconds"] for one in every) > 0
+    written = sum(one["write_backs_total"] for one in every)
+
+    def is_clean() -> bool:
+        every = [metrics(url) for url in cluster.urls]
+        return all(one["settled"] == 1 and one["dirty_bytes"] == 0 for one in every)
+
+    eventually(is_clean, what="all in Redis")
+    assert sum(metrics(url)["write_backs_total"] for url in cluster.urls) > written
+    get(two, "sized")
+    assert state(one, "sized") == state(two, "sized") == "S"
+    assert metrics(two)['lines{state="S"}'] >= 1

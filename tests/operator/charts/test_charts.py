@@ -80,6 +80,11 @@ def test_helm_finds_nothing_to_complain_about(chart: str) -> None:
 
 
 @pytest.mark.parametrize("chart", CHARTS)
+def test_helm_is_told_which_kubernetes_the_definition_needs(chart: str) -> None:
+    assert helm_python.Chart.load(ROOT / "helm" / chart).metadata["kubeVersion"] == ">=1.30.0-0"
+
+
+@pytest.mark.parametrize("chart", CHARTS)
 def test_rendering_twice_gives_the_same(chart: str) -> None:
     assert render(chart, {}) == render(chart, {})
 
