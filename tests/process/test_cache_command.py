@@ -139,7 +139,8 @@ def test_nodes_tell_what_they_hold(cluster: Up, key: str, client: Client) -> Non
     assert line["state"] in "MES"
     assert line["bytes"] >= 1
     of_node = said(cluster, "lines", "--node", name, "--limit=0").splitlines()
-    assert [name, key, line["state"]] in [row.split()[:3] for row in of_node]
+    # Its state may be another by now: what nobody has written for a second is written back.
+    assert [name, key] in [row.split()[:2] for row in of_node]
     assert "no node nobody" in refused(cluster, "lines", "--node=nobody")
 
 
