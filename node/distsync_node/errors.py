@@ -35,6 +35,8 @@ A class carries typed fields, not sentences; `detail` is built from them.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 
@@ -371,6 +373,24 @@ def _codes(kind: type[DistSyncError]) -> dict[str, type[DistSyncError]]:
 
 
 _BY_CODE = _codes(DistSyncError)
+
+
+def doubtful(error: DistSyncError) -> DistSyncError:
+    """Return how to tell an error of a request of which something may have been done before.
+
+    What is wrong with the request itself is wrong in any case. All else, and be it that nothing was
+    done, is only true of the attempt that met it.
+    """
+    return error if isinstance(error, BadRequest) else OutcomeUnknown(error.detail)
+
+
+@contextmanager
+def after_a_change() -> Iterator[None]:
+    """Tell errors of what is in here as those of a request of which something was done."""
+    try:
+        yield
+    except DistSyncError as error:
+        raise doubtful(error) from error
 
 
 def error_of_code(code: str, detail: str, fields: dict[str, Any]) -> DistSyncError:

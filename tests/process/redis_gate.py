@@ -30,6 +30,8 @@ class RedisGate:
         self._held_way: Way | None = None
         self._requests = bytearray()
         self._unsent = 0
+        self._callers: list[socket.socket] = []
+        self._is_cut = False
         self._is_closed = False
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
@@ -46,6 +48,14 @@ class RedisGate:
             self._held_way = way
             self._requests.clear()
 
+    def cut(self) -> None:
+        """End all connections and take no new one, until the gate is opened."""
+        self._is_cut = True
+        for caller in self._callers:
+            with contextlib.suppress(OSError):
+                caller.shutdown(socket.SHUT_RDWR)
+        self._callers.clear()
+
     def saw(self, *texts: str) -> bool:
         """Whether all of these are in the requests that have come since `hold`, held or not."""
         with self._lock:
@@ -58,6 +68,7 @@ class RedisGate:
 
     def open(self) -> None:
         """Let everything through: first what was held."""
+        self._is_cut = False
         with self._lock:
             self._held_way = None
 
@@ -75,6 +86,10 @@ class RedisGate:
                 near, _ = self._listener.accept()
             except OSError:
                 return
+            if self._is_cut:
+                near.close()
+                continue
+            self._callers.append(near)
             near.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             far = socket.socket(socket.AF_UNIX)
             try:

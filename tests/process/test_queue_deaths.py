@@ -185,6 +185,27 @@ def test_a_death_at_any_step_loses_and_doubles_nothing(
     assert (pushed["body"], pushed["deliveries"]) == ("x", 1)
 
 
+@pytest.mark.parametrize("verb", ["push", "pop"])
+def test_what_the_owner_has_done_is_not_said_to_be_undone(place: Place, verb: str) -> None:
+    """Its answer is on the way; the forwarder gives up waiting and has no Redis to do it itself."""
+    queue = place.queue()
+    request = {"queue": queue, "request_id": f"{verb} {queue}"}
+    if verb == "push":
+        request["body"] = "x"
+    else:
+        place.ask(OTHER, "push", queue=queue, body="x")
+    place.gates[OWNER].hold("answers")
+    place.gates[FORWARDER].cut()
+    try:
+        answer = call(f"{place.cluster.url(FORWARDER)}/queue/{verb}", request)
+    finally:
+        place.open_gates()
+    assert (answer.status, answer["code"]) == (504, "outcome_unknown")
+    place.ask(OTHER, verb, **request)
+    stats = place.stats(queue)
+    assert (stats["pushed"], stats["in_flight"]) == (1, int(verb == "pop"))
+
+
 @pytest.mark.parametrize("step", ["requests", "answers"])
 def test_what_a_worker_that_died_was_to_be_given_returns_at_once(place: Place, step: Way) -> None:
     """No byte of the answer was written, so no delivery is spent."""

@@ -102,6 +102,7 @@ class QueueEndpoints:
                 wait_ms=request.wait_ms,
                 visibility_ms=request.visibility_ms,
                 request_id=request_id,
+                in_doubt=bool(request.ack),
             )
         finally:
             if request.wait_ms:

@@ -2,9 +2,9 @@
 
 Guarantees:
 
-- A call that did not get to its owner, or whose answer did not come back, ends with None: the
+- A call that did not get to its owner, or whose answer did not come back, ends with `NoAnswer`: the
   caller runs the script itself then, under the same request id. So an owner that is dead, paused
-  or cut off costs time, never a message.
+  or cut off costs time, never a message. What is `MAYBE_DONE` is never said to be certainly not.
 - Who did not answer is left alone for `AVOID_MS`, and calls to it that wait end at once. Where
   calls wait, the owner is asked once a second whether it is there.
 - Rings only get newer, here and there; a call takes at most two hops.
@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from enum import Enum, auto
 from typing import Final, Protocol
 
 import msgspec
@@ -57,6 +58,13 @@ _PATHS: Final[dict[type[Call], str]] = {
     PopCall: POP_PATH,
     SignalCall: SIGNAL_PATH,
 }
+
+
+class NoAnswer(Enum):
+    """What a call came to that the owner did not answer."""
+
+    NOT_DONE = auto()
+    MAYBE_DONE = auto()
 
 
 class Places(Protocol):
@@ -125,14 +133,14 @@ class Owners:
         return member
 
     def ring_changed(self) -> None:
-        """Calls that wait at a node which is not the owner any more end with None."""
+        """Calls that wait at a node which is not the owner any more end without an answer."""
         for request, (member_id, queue) in list(self._waiting.items()):
             owner = self.owner(queue)
             if owner is None or owner.id != member_id:
                 request.cancel()
 
     def end_waits(self) -> None:
-        """Calls under way end with None."""
+        """Calls under way end without an answer."""
         for request in list(self._waiting):
             request.cancel()
 
@@ -146,23 +154,23 @@ class Owners:
 
     # --- Calls --------------------------------------------------------------------------------
 
-    async def push(self, member: Member, call: PushCall) -> Pushed | None:
-        """Push at the owner; None: it may or may not have been done.
+    async def push(self, member: Member, call: PushCall) -> Pushed | NoAnswer:
+        """Push at the owner.
 
         Raises:
             DistSyncError: what the owner met.
         """
         reply = await self._ask(member, call, call.queue, ANSWER_MS)
-        return reply if isinstance(reply, Pushed) else None
+        return reply if isinstance(reply, Pushed | NoAnswer) else NoAnswer.MAYBE_DONE
 
-    async def pop(self, member: Member, call: PopCall) -> Popped | None:
-        """Pop at the owner; None: it may or may not have been done. Raises as `push`."""
+    async def pop(self, member: Member, call: PopCall) -> Popped | NoAnswer:
+        """Pop at the owner. Raises as `push`."""
         if call.wait_ms > ANSWER_MS and member.id not in self._watching:
             task = asyncio.create_task(self._watch(member))
             self._watching[member.id] = task
             task.add_done_callback(lambda _: self._watching.pop(member.id, None))
         reply = await self._ask(member, call, call.queue, call.wait_ms + ANSWER_MS)
-        return reply if isinstance(reply, Popped) else None
+        return reply if isinstance(reply, Popped | NoAnswer) else NoAnswer.MAYBE_DONE
 
     async def _watch(self, member: Member) -> None:
         """Find out whether an owner at which calls wait is still there; `_avoid` ends them."""
@@ -193,7 +201,9 @@ class Owners:
         except Exception as error:
             logger.warning("a signal to %s failed: %s", member.name, error)
 
-    async def _ask(self, member: Member, call: Call, queue: str, timeout_ms: int) -> Reply | None:
+    async def _ask(
+        self, member: Member, call: Call, queue: str, timeout_ms: int
+    ) -> Pushed | Popped | Signalled | NoAnswer:
         reply = await self._post(member, call, queue, timeout_ms, ring=None)
         if isinstance(reply, NeedRing):
             reply = await self._post(member, call, queue, timeout_ms, self.places.ring().state)
@@ -201,20 +211,21 @@ class Owners:
             case Refused(code=RedisUnavailable.code):
                 # It has just started, or only its own way to Redis is broken; nothing was done.
                 self._avoid(member, reply.detail)
-                return None
+                return NoAnswer.NOT_DONE
             case Refused():
                 raise error_of_code(reply.code, reply.detail, reply.fields)
-            case NotOwner(ring=ring) if ring is not None:
-                self.places.adopt_ring(ring)
-                return None
-            case Pushed() | Popped() | Signalled():
-                return reply
+            case NotOwner(ring=ring):
+                if ring is not None:
+                    self.places.adopt_ring(ring)
+                return NoAnswer.NOT_DONE
+            case NeedRing():
+                return NoAnswer.NOT_DONE
             case _:
-                return None
+                return reply
 
     async def _post(
         self, member: Member, call: Call, queue: str, timeout_ms: int, ring: RingState | None
-    ) -> Reply | None:
+    ) -> Reply | NoAnswer:
         body = encode(Request(self.places.cluster_id, member.id, self.epoch, ring, call))
         request = asyncio.ensure_future(
             self._client.post(
@@ -229,14 +240,15 @@ class Owners:
             del self._waiting[request]
             request.cancel()
         if request.cancelled():
-            return None
+            return NoAnswer.MAYBE_DONE
         try:
             return decode_reply(request.result())
         except PeerUnreachable as error:
             self._avoid(member, str(error))
+            return NoAnswer.MAYBE_DONE if error.sent else NoAnswer.NOT_DONE
         except msgspec.MsgspecError:
             self._avoid(member, "it answers in another format")
-        return None
+            return NoAnswer.MAYBE_DONE
 
     def _avoid(self, member: Member, why: str) -> None:
         now_ms = boottime_ms()

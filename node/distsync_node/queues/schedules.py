@@ -27,7 +27,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 from cronsim import CronSim, CronSimError
 
-from distsync_node.errors import BadRequest, LimitReached, PayloadTooLarge
+from distsync_node.errors import BadRequest, LimitReached, PayloadTooLarge, after_a_change
 from distsync_node.queues import checks, limits
 from distsync_node.queues.replies import unexpected
 from distsync_node.queues.runner import Runner
@@ -116,14 +116,16 @@ class Schedules:
         match await self._runner.run("schedule", queue, request, [packed]):
             case [["ok", created]]:
                 if created:
-                    await self._runner.register(queue, again=True)
+                    with after_a_change():
+                        await self._runner.register(queue, again=True)
             case [["too_many"]]:
                 raise LimitReached(
                     f"queue {queue!r} has {limits.MAX_SCHEDULES} schedules", limit="schedules"
                 )
             case reply:
                 raise unexpected("schedule", reply)
-        await self._runner.look_at(queue, due_ms, no_later=True)
+        with after_a_change():
+            await self._runner.look_at(queue, due_ms, no_later=True)
         return Schedule(id=schedule_id, next_at_ms=due_ms, specification=specification)
 
     async def delete(self, queue: str, schedule_id: str) -> bool:

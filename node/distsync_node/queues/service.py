@@ -11,6 +11,8 @@ Guarantees:
 - Messages are claimed for a poll only while it waits. If its client goes away before it is
   answered, that attempt is unclaimed: the messages return at once and no delivery is spent.
 - A poll that waits while Redis fails is answered with that error, not with an empty list.
+- Where an attempt got no answer, or a part of the request was done, no error of a later attempt or
+  part says that nothing was: it is `OutcomeUnknown` then (`errors.doubtful`).
 
 Which node runs a script is a matter of speed only; see `store`.
 """
@@ -24,7 +26,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Final, assert_never
 
-from distsync_node.errors import DistSyncError, Fenced, RedisUnavailable
+from distsync_node.errors import DistSyncError, Fenced, RedisUnavailable, doubtful
 from distsync_node.queues.calls import (
     Call,
     NeedRing,
@@ -39,7 +41,7 @@ from distsync_node.queues.calls import (
     SignalCall,
     Signalled,
 )
-from distsync_node.queues.owners import Owners
+from distsync_node.queues.owners import NoAnswer, Owners
 from distsync_node.queues.serving import ScheduleServer
 from distsync_node.queues.store import QueueStore, new_attempt
 from distsync_node.queues.types import (
@@ -85,6 +87,7 @@ class _Pop:
     visibility_ms: int
     request_id: str  # changes only by `begin_anew`
     deadline_ms: int  # of the wait; 0 for none
+    in_doubt: bool = False  # something of the request may have been done
 
     def left_ms(self) -> int:
         return max(0, self.deadline_ms - boottime_ms()) if self.deadline_ms else 0
@@ -212,17 +215,23 @@ class QueueService:
     ) -> tuple[str, ...]:
         """See `QueueStore.push`. A token newer than any seen is looked up before it counts."""
         _ = self.store
-        if self._owners is not None:
-            lock, token = (fence.lock, fence.token) if fence is not None else ("", 0)
-            call = PushCall(queue, tuple(messages), request_id, lock, token)
+        lock, token = (fence.lock, fence.token) if fence is not None else ("", 0)
+        call = PushCall(queue, tuple(messages), request_id, lock, token)
+        in_doubt = False
+        try:
             for _ in range(MAX_HOPS):
-                owner = self._owners.remote_owner(queue)
-                if owner is None:
+                owner = self._owners.remote_owner(queue) if self._owners is not None else None
+                if self._owners is None or owner is None:
                     break
                 pushed = await self._owners.push(owner, call)
-                if pushed is not None:
+                if isinstance(pushed, Pushed):
                     return pushed.ids
-        return await self._push_here(queue, messages, request_id, fence)
+                in_doubt = in_doubt or pushed is NoAnswer.MAYBE_DONE
+            return await self._push_here(queue, messages, request_id, fence)
+        except DistSyncError as error:
+            if in_doubt:
+                raise doubtful(error) from error
+            raise
 
     async def _push_here(
         self, queue: str, messages: Sequence[NewMessage], request_id: str, fence: Fence | None
@@ -241,22 +250,41 @@ class QueueService:
     # --- Messages out -------------------------------------------------------------------------
 
     async def pop(
-        self, queue: str, *, count: int, wait_ms: int, visibility_ms: int, request_id: str
+        self,
+        queue: str,
+        *,
+        count: int,
+        wait_ms: int,
+        visibility_ms: int,
+        request_id: str,
+        in_doubt: bool = False,
     ) -> Taken:
-        """Claim up to `count` messages; wait up to `wait_ms` until there is one."""
-        _ = self.store  # without Redis nothing is waited for
+        """Claim up to `count` messages; wait up to `wait_ms` until there is one.
+
+        `in_doubt`: something else that the request asked for was, or may have been, done already.
+        """
         pop = _Pop(
             queue=queue,
             count=count,
             visibility_ms=visibility_ms,
             request_id=request_id,
             deadline_ms=boottime_ms() + wait_ms if wait_ms else 0,
+            in_doubt=in_doubt,
         )
+        try:
+            return await self._pop(pop)
+        except DistSyncError as error:
+            if pop.in_doubt:
+                raise doubtful(error) from error
+            raise
+
+    async def _pop(self, pop: _Pop) -> Taken:
+        _ = self.store  # without Redis nothing is waited for
         epoch, hops = -1, 0
         while True:
             owner = None
             if self._owners is not None and not self._is_over:
-                owner = self._owners.remote_owner(queue)
+                owner = self._owners.remote_owner(pop.queue)
                 if epoch != self._owners.epoch:
                     epoch, hops = self._owners.epoch, 0
             attempt = new_attempt()
@@ -290,7 +318,10 @@ class QueueService:
             # The owner gives back what it claims from now on; here, what it has answered with.
             self._spawn(self._unclaim(pop.queue, pop.request_id, attempt))
             raise
-        return popped.messages if popped is not None else None
+        if isinstance(popped, Popped):
+            return popped.messages
+        pop.in_doubt = pop.in_doubt or popped is NoAnswer.MAYBE_DONE
+        return None
 
     async def _pop_here(self, pop: _Pop, attempt: str) -> Messages | None:
         """Pop, and wait, on this node. None: the queue has another owner now."""

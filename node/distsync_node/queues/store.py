@@ -23,6 +23,7 @@ import itertools
 import logging
 import secrets
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from typing import Any, Final, Self
 
 from distsync_node.errors import (
@@ -31,6 +32,7 @@ from distsync_node.errors import (
     MessageNotFound,
     QueueFull,
     QueueNotFound,
+    after_a_change,
 )
 from distsync_node.queues import checks, limits, replies
 from distsync_node.queues.commands import encode
@@ -157,7 +159,8 @@ class QueueStore:
         match await self._runner.run("push", queue, request, bodies):
             case [["ok" | "repeated" as status, first_id, before, ready, created]]:
                 if created:
-                    await self._runner.register(queue, again=True)
+                    with after_a_change():
+                        await self._runner.register(queue, again=True)
                 return Pushed(
                     ids=_ids(first_id, len(items), before), ready=ready, repeated=status != "ok"
                 )
@@ -433,11 +436,13 @@ class QueueStore:
                 limits.REDRIVE_LIMIT,
                 limits.REDRIVE_BYTES,
             )
-            match await self._runner.run("redrive", queue, request):
+            with after_a_change() if page else nullcontext():
+                reply = await self._runner.run("redrive", queue, request)
+            match reply:
                 case [["ok" | "repeated", count, more, until_ms, _]]:
                     moved += count
                     page += 1
-                case reply:
+                case _:
                     raise unexpected("redrive", reply)
         return moved
 

@@ -20,6 +20,7 @@ from distsync_node.errors import (
     OutcomeUnknown,
     RedisFull,
     RedisUnavailable,
+    doubtful,
 )
 from distsync_node.redis_link.link import LinkBusy, LinkLost, TooFewReplicas, pack_command
 from distsync_node.redis_link.topology import Topology
@@ -93,11 +94,10 @@ class Calls:
                     abandoned(future)
                 raise
             except LinkBusy:
-                raise LimitReached("too many calls to redis are in flight", limit="redis") from None
+                busy = LimitReached("too many calls to redis are in flight", limit="redis")
+                raise doubtful(busy) if maybe_done else busy from None
             except RedisUnavailable as error:
-                if maybe_done:
-                    raise OutcomeUnknown(error.detail) from None
-                raise
+                raise doubtful(error) if maybe_done else error from None
             except LinkLost as error:
                 maybe_done = maybe_done or (writes and error.was_sent)
                 failure = str(error)
@@ -116,12 +116,8 @@ class Calls:
                     continue
                 try:
                     await self._mend(failure)
-                except RedisFull:
-                    raise  # the script ran this time, and knew of no earlier one
                 except DistSyncError as error:
-                    if maybe_done:
-                        raise OutcomeUnknown(error.detail) from None
-                    raise
+                    raise doubtful(error) if maybe_done else error from None
             if loop.time() >= deadline:
                 if maybe_done:
                     raise OutcomeUnknown(f"redis did not answer in time: {failure}")

@@ -12,6 +12,7 @@ import pytest
 
 from distsync_node.api.app import build_public_app
 from distsync_node.api.gateway import Gateway
+from distsync_node.errors import RedisUnavailable
 from distsync_node.queues.service import QueueService
 from redis_server import RedisServer
 from unit.api.conftest import QUICK
@@ -110,6 +111,24 @@ async def test_a_pop_ends_the_claims_before_it(client: httpx.AsyncClient) -> Non
     assert again["stale"] == answer["stale"]
     stats = (await client.get("/queue/q")).json()["stats"]
     assert (stats["acked"], stats["in_flight"]) == (2, 1)
+
+
+async def test_a_pop_that_fails_after_it_ended_claims_did_not_do_nothing(
+    client: httpx.AsyncClient, queues: QueueService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await push(client)
+    (message,) = await pop(client)
+    pop_now = queues.store.pop
+
+    async def fail(*_: object, **__: object) -> Any:
+        raise RedisUnavailable
+
+    monkeypatch.setattr(queues.store, "pop", fail)
+    request = {"queue": "q", "ack": [message["receipt"]], "request_id": "work-1"}
+    assert (await call(client, "/queue/pop", 504, **request))["code"] == "outcome_unknown"
+    assert (await call(client, "/queue/pop", 503, queue="q"))["code"] == "redis_unavailable"
+    monkeypatch.setattr(queues.store, "pop", pop_now)
+    assert (await call(client, "/queue/pop", **request))["stale"] == []
 
 
 async def test_claims_end_before_a_pop_begins_to_wait(client: httpx.AsyncClient) -> None:

@@ -6,11 +6,12 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from distsync_node.errors import OutcomeUnknown, RedisUnavailable
-from distsync_node.queues import wakeups
+from distsync_node.queues import limits, wakeups
 from distsync_node.queues.service import QueueService, Taken
 from distsync_node.queues.store import QueueStore, new_request_id
 from distsync_node.queues.types import NewMessage, Pushed
@@ -132,6 +133,43 @@ async def test_a_push_that_may_have_been_done_stays_in_doubt_when_its_retry_is_r
         await store.push("orders", [message(2)])
     assert "NOPERM" in refused.value.detail
     await store.close()
+
+
+async def test_a_push_whose_queue_cannot_be_registered_afterwards_is_in_doubt(
+    server: RedisServer, store: QueueStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register = store._runner.register
+
+    async def fail_again(queue: str, *, again: bool = False) -> None:
+        if again:
+            raise RedisUnavailable
+        await register(queue)
+
+    monkeypatch.setattr(store._runner, "register", fail_again)
+    with pytest.raises(OutcomeUnknown):
+        await store.push("orders", [message(1)])
+    assert await all_bodies(store) == [1]
+
+
+async def test_a_redrive_that_is_cut_short_is_in_doubt_and_goes_on_where_it_was(
+    store: QueueStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "REDRIVE_LIMIT", 2)
+    await store.push("orders", [message(number) for number in range(5)])
+    popped = await store.pop("orders", count=5)
+    await store.nack("orders", [one.receipt for one in popped.messages], dead=True)
+    run, calls = store._runner.run, iter(range(10))
+
+    async def fail_second(*arguments: Any, **options: Any) -> list[Any]:
+        if next(calls) == 1:
+            raise RedisUnavailable
+        return await run(*arguments, **options)
+
+    monkeypatch.setattr(store._runner, "run", fail_second)
+    with pytest.raises(OutcomeUnknown):
+        await store.redrive("orders", request_id="r")
+    assert await store.redrive("orders", request_id="r") == 5
+    assert sorted(await all_bodies(store)) == list(range(5))
 
 
 async def test_what_a_cancelled_pop_gives_back_wakes_who_waits(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -18,7 +18,14 @@ from distsync_node.cluster.ring_state import (
     apply,
 )
 from distsync_node.cluster.ring_view import RingView
-from distsync_node.errors import QueueFull
+from distsync_node.errors import (
+    BadRequest,
+    DistSyncError,
+    OutcomeUnknown,
+    QueueFull,
+    RedisFull,
+    RedisUnavailable,
+)
 from distsync_node.peers.client import PeerClient, PeerUnreachable
 from distsync_node.queues.calls import (
     Refused,
@@ -353,6 +360,59 @@ async def test_an_owner_that_ends_at_any_step_of_a_pop_leaves_one_claim(
     assert (await store.stats(queue)).in_flight == 1
     assert (await store.ack(queue, [message.receipt])).stale == ()
     assert (await store.stats(queue)).ready == 0
+
+
+class TestDoubt:
+    """What an owner may have done is never said to be certainly not done."""
+
+    @pytest.fixture(params=["push", "pop", "poll"])
+    def ask(self, request: pytest.FixtureRequest, trio: Trio) -> Callable[[], Awaitable[Any]]:
+        queue = trio.queue_of("n2")
+        if request.param == "push":
+            return lambda: trio.push("n1", queue)
+        return lambda: trio.pop("n1", queue, 0 if request.param == "pop" else 5_000)
+
+    def refuse_with(self, trio: Trio, error: DistSyncError) -> None:
+        async def refuse(*_: object, **__: object) -> Any:
+            raise error
+
+        store = trio.wire.nodes["n1"].store
+        store.push = store.pop = refuse  # type: ignore[method-assign]
+
+    @pytest.mark.parametrize("error", [RedisUnavailable(), RedisFull(), QueueFull()])
+    @pytest.mark.parametrize("when", ["silent", "mute"])
+    async def test_an_error_of_this_node_alone_leaves_it_unknown(
+        self, trio: Trio, ask: Callable[[], Awaitable[Any]], when: str, error: DistSyncError
+    ) -> None:
+        self.refuse_with(trio, error)
+        getattr(trio.wire, when).add("n2")
+        with pytest.raises(OutcomeUnknown):
+            await ask()
+
+    @pytest.mark.parametrize("error", [RedisUnavailable(), RedisFull(), QueueFull()])
+    async def test_without_a_doubt_it_is_told_as_it_is(
+        self, trio: Trio, ask: Callable[[], Awaitable[Any]], error: DistSyncError
+    ) -> None:
+        self.refuse_with(trio, error)
+        trio.wire.dead.add("n2")
+        with pytest.raises(type(error)):
+            await ask()
+
+    async def test_an_owner_that_refused_for_want_of_redis_has_done_nothing(
+        self, trio: Trio, ask: Callable[[], Awaitable[Any]]
+    ) -> None:
+        self.refuse_with(trio, RedisUnavailable())
+        trio.wire.nodes["n2"] = QueueService("", Owners(trio.places["n2"], trio.wire))
+        with pytest.raises(RedisUnavailable):
+            await ask()
+
+    async def test_what_is_wrong_with_a_request_is_told_in_any_case(
+        self, trio: Trio, ask: Callable[[], Awaitable[Any]]
+    ) -> None:
+        self.refuse_with(trio, BadRequest())
+        trio.wire.mute.add("n2")
+        with pytest.raises(BadRequest):
+            await ask()
 
 
 async def test_what_an_owner_claimed_at_the_very_end_of_a_wait_is_handed_out(trio: Trio) -> None:
