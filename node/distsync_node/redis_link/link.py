@@ -7,7 +7,8 @@ one by one 69 to 84 microseconds, its pipelines 28 to 31, this 3 to 4.)
 
 With `require_replicas`, what one turn of the loop collected is followed by a WAIT, and the calls
 are settled only when so many replicas have it. A WAIT holds its connection, so the next write
-leaves when it is answered.
+leaves when it is answered. From Redis 7.2 on WAIT looks at what its connection has written: a call
+that finds its work done by another has to write something, or it would be settled at once.
 
 A call fails with `LinkLost`; `was_sent` says whether Redis may have executed it.
 """

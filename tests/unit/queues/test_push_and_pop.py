@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 import pytest
 
 from distsync_node.errors import QueueFull, QueueNotFound, RequestIdReused, StaleReceipt
@@ -311,6 +313,41 @@ class TestRepetition:
         again = await queue.ack(message, request_id="r")
         assert (again.stale, again.repeated) == ((), True)
         assert (await queue.ack(message)).stale == (message.receipt,)
+
+    @pytest.mark.parametrize(
+        "kind",
+        ["push", "pop", "ack", "nack", "extend", "cancel", "purge", "redrive", "unschedule"],
+    )
+    async def test_a_repeated_request_is_heard_by_replicas(self, queue: Queue, kind: str) -> None:
+        """It writes: a WAIT vouches only for what its own connection wrote."""
+        store, name = queue.store, queue.name
+        (waiting,) = await queue.push("waits", delay_ms=1_000)
+        await queue.push("claimed", "dead")
+        claimed, dead = await queue.claim(2)
+        await queue.nack(dead, dead=True)
+        requests: dict[str, Callable[[], Awaitable[object]]] = {
+            "push": lambda: queue.push("x", request_id="r"),
+            "pop": lambda: queue.pop(request_id="r", attempt="a"),
+            "ack": lambda: queue.ack(claimed, request_id="r"),
+            "nack": lambda: queue.nack(claimed, request_id="r"),
+            "extend": lambda: store.extend(
+                name, [claimed.receipt], visibility_ms=9_000, request_id="r"
+            ),
+            "cancel": lambda: store.cancel(name, waiting, request_id="r"),
+            "purge": lambda: store.purge(name, request_id="r"),
+            "redrive": lambda: store.redrive(name, request_id="r"),
+            "unschedule": lambda: store.schedules.delete(name, "s"),
+        }
+
+        def written() -> int:
+            return int(queue.client.info("persistence")["rdb_changes_since_last_save"])
+
+        await queue.push("to be popped")
+        await requests[kind]()
+        before, state = written(), await queue.stats()
+        await requests[kind]()
+        assert written() > before
+        assert await queue.stats() == state
 
     async def test_another_request_under_the_same_id_is_refused(self, queue: Queue) -> None:
         await queue.push("x", request_id="r")

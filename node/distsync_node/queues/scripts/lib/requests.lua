@@ -12,9 +12,19 @@ local MEMORY_ENTRIES = 250000
 local REUSED = '\145\166reused'  -- cmsgpack.pack({'reused'})
 
 -- Returns the digest and the answer of the first call, or nothing.
+-- An answer that is found is written once more. Where answers wait for replicas, WAIT looks at what
+-- its connection wrote: for one that wrote nothing it would vouch for a first call that no replica
+-- has. (Redis 7.2 and later; before, any command counted.) The removal comes first as it is allowed
+-- when memory is full, and what follows it is too.
 local function recall(request_id)
-  local packed = call('HGET', k.requests_0, request_id) or call('HGET', k.requests_1, request_id)
-  if packed then return cmsgpack.unpack(packed) end
+  for _, generation in ipairs({k.requests_0, k.requests_1}) do
+    local packed = call('HGET', generation, request_id)
+    if packed then
+      call('HDEL', generation, request_id)
+      call('HSET', generation, request_id, packed)
+      return cmsgpack.unpack(packed)
+    end
+  end
 end
 
 local function forget_request(request_id)
