@@ -8,10 +8,11 @@ sees it, through whichever node. A value is JSON (what `None`, numbers, text, li
 made of) or bytes, which are kept as they are.
 
 Reads are repeated through failures of nodes and connections for the client's timeout. A write is
-repeated as long as it was certainly not done. Once it may have been done, it is repeated only if it
-has an `if_version`, which a second one would not meet; otherwise a repetition might undo what
-another client wrote in between. Without an answer it ends with `Unavailable` (nothing was done) or
-`OutcomeUnknown` (it may have been done): then read the key, or write again if you may overwrite.
+repeated as long as it was certainly not done. Once it may have been done, it is repeated only if
+its `if_version` is that of a value, which a second one would not meet; otherwise a repetition might
+undo what another client did in between. Without an answer it ends with `Unavailable` (nothing was
+done) or `OutcomeUnknown` (it may have been done): then read the key, or write again if you may
+overwrite.
 """
 
 from __future__ import annotations
@@ -80,6 +81,7 @@ class Cache:
 
         Raises:
             LineLost: the value was lost with the nodes that held it.
+            RedisFull: Redis has no memory left, and no node has the value.
             BadRequest: the key is too long.
             Unavailable: no answer within the client's timeout.
         """
@@ -111,8 +113,9 @@ class Cache:
             key: as for `get`.
             value: bytes, or what JSON can say; up to 1 MiB.
             ttl: it expires after this; by default never.
-            if_version: write only if this is the key's version, as `get_entry` told it. With it the
-                call is repeated also when it may have been done, and done at most once.
+            if_version: write only if this is the key's version, as `get_entry` told it; "0.0": only
+                if there is no value. With the version of a value the call is repeated also when it
+                may have been done, and done at most once.
             tags: up to 16; see `invalidate_tag`.
             fence: a lock that is held exclusively, or (name, token). The write is refused once the
                 lock has a newer holder.
@@ -121,12 +124,13 @@ class Cache:
             VersionMismatch: the key has another version; `version` is it.
             Fenced: the lock has, or had, a newer holder.
             LimitReached: the node holds all the unwritten values that it may; try again later.
+            RedisFull: Redis has no memory left.
             PayloadTooLarge, BadRequest: the value is too large, a field out of range.
             TypeError: the value is neither bytes nor anything that JSON can say.
             Unavailable: nothing was written within the client's timeout.
-            OutcomeUnknown: it may have been written. Without `if_version`, by the first attempt
-                whose answer was lost; with it, also when a repetition was refused: somebody wrote
-                the key, and it may have been this call.
+            OutcomeUnknown: it may have been written. Without the version of a value, by the first
+                attempt whose answer was lost; with it, also when a repetition was refused: somebody
+                wrote the key, and it may have been this call.
         """
         terms = Terms(
             ttl_ms=milliseconds_or_none(ttl, "ttl"),

@@ -1,8 +1,9 @@
 """The calls of the cache, as the API has them. Any node takes any call; they keep to one node.
 
 What may be repeated (see `transport`): reads, and the call for a lease to compute, freely; a write
-that names a version or a compute lease, since a second one is refused; tags may be invalidated
-twice. Any other write is sent once: after another client's write it would undo that one.
+that names the version of a value, or a compute lease, since a second one is refused; tags may be
+invalidated twice. Any other write is sent once: after another client's write it would undo that
+one.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from urllib.parse import quote, urlencode
 import msgspec
 
 from distsync.cache_models import (
+    ABSENT,
     BatchAnswer,
     BatchBody,
     CacheEntry,
@@ -62,8 +64,12 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def repeat(self) -> Repeat:
-        """Whether the write may be sent again when it may have been done."""
-        is_guarded = self.if_version is not None or self.compute_token is not None
+        """Whether the write may be sent again when it may have been done.
+
+        The version of a value never comes back, so that a second write does not meet it. But a key
+        is without a value again when another client has deleted what this one wrote.
+        """
+        is_guarded = self.if_version not in (None, ABSENT) or self.compute_token is not None
         return Repeat.GUARDED if is_guarded else Repeat.ONCE
 
     def query(self) -> str:

@@ -4,8 +4,8 @@ What may be repeated, and what an end without an answer means:
 
 - Every call that changes something carries a request id and is repeated under the same id and with
   the same body, so that the cluster does it once. Renewals, keep-alives and reads are idempotent.
-  Writes to the cache carry none: one that is guarded by a version or a token is repeated, and
-  refused if it was done before; any other is not repeated once it may have been done.
+  Writes to the cache carry none: one that is guarded by the version of a value or a token is
+  repeated, and refused if it was done before; any other is not repeated once it may have been done.
   What is done twice with the same effect (DELETE, the PUT of a schedule) needs no id; its caller is
   told whether an attempt before the one that was answered may have been done.
 - An attempt that could not connect, or was answered 503 by a node, did nothing. One that was sent

@@ -249,9 +249,11 @@ async def test_a_write_that_was_not_done_is_repeated(
 async def test_a_write_with_a_version_is_repeated_and_done_once(
     cache: Cache, cluster: CacheCluster, value: object
 ) -> None:
+    version = await cache.set("k", "first")
+    cluster.asked.clear()
     for node in cluster.nodes.values():
         node.fault("/cache", drop="before")
-    await cache.set("k", value, if_version="0.0")
+    await cache.set("k", value, if_version=version)
     assert len(cluster.cache_asks()) > 1
     assert await cache.get("k") == value
 
@@ -260,12 +262,31 @@ async def test_a_repetition_that_is_refused_leaves_the_outcome_unknown(
     cache: Cache, cluster: CacheCluster
 ) -> None:
     """The first attempt was done, and its version is why the second is refused."""
-    await cache.get("warm-up")
+    version = await cache.set("k", 0)
     for node in cluster.nodes.values():
         node.fault("/cache", drop="after")
     with pytest.raises(OutcomeUnknown):
-        await cache.set("k", 1, if_version="0.0")
+        await cache.set("k", 1, if_version=version)
     assert await cache.get("k") == 1
+
+
+async def test_a_write_where_there_was_no_value_is_sent_once(
+    cache: Cache, cluster: CacheCluster, make_client: MakeClient
+) -> None:
+    """Its answer is lost, and another client has read and deleted the value before a second one."""
+    await cache.get("warm-up")
+    node = cluster.nodes[nodes_asked(cluster)[0]]
+    go_on = asyncio.Event()
+    node.fault("/cache", hold_answer=go_on, drop="after")
+    writing = asyncio.ensure_future(cache.set("k", 1, if_version="0.0"))
+    await eventually(lambda: "k" in cluster.cache.stored)
+    other = make_client(next(one.url for one in cluster.nodes.values() if one is not node)).cache
+    assert await other.get("k") == 1
+    await other.delete("k")
+    go_on.set()
+    with pytest.raises(OutcomeUnknown):
+        await writing
+    assert await other.get("k") is None
 
 
 async def test_a_tag_is_invalidated_over_lost_connections(
