@@ -151,6 +151,23 @@ def test_a_write_under_a_version_is_made_once(cluster: Cluster) -> None:
     assert problem(delete(one, "cas", if_version=first)) == (412, "version_mismatch")
 
 
+def test_a_write_with_if_none_match_is_made_only_where_there_is_no_value(cluster: Cluster) -> None:
+    one, two, _ = cluster.urls
+    delete(one, "fresh")
+    headers = {"content-type": "application/octet-stream", "if-none-match": "*"}
+    assert send(one, "PUT", path_of("fresh"), b"first", headers).status == 200
+    assert problem(send(two, "PUT", path_of("fresh"), b"2", headers)) == (412, "version_mismatch")
+    assert get(two, "fresh").body == b"first"
+    other = send(two, "PUT", path_of("fresh"), b"2", {**headers, "if-none-match": '"7.12"'})
+    assert (problem(other), other.json["field"]) == ((422, "bad_request"), "If-None-Match")
+    both = send(two, "PUT", path_of("fresh", if_version="7.12"), b"2", headers)
+    assert (problem(both), both.json["field"]) == ((422, "bad_request"), "If-None-Match")
+    removal = send(two, "DELETE", path_of("fresh"), None, {"if-none-match": "*"})
+    assert problem(removal) == (412, "version_mismatch")
+    assert delete(two, "fresh").status == 200
+    assert send(two, "PUT", path_of("fresh"), b"second", headers).status == 200
+
+
 def test_what_is_deleted_or_expired_is_not_found_anywhere(cluster: Cluster) -> None:
     one, two, three = cluster.urls
     put(one, "gone", 1)

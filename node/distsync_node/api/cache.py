@@ -26,7 +26,7 @@ from distsync_node.api.routes import decoded_segment
 from distsync_node.api.schemas import FenceOfWrite
 from distsync_node.cache import limits
 from distsync_node.cache.calls import CacheCalls, Computation, Got, Put
-from distsync_node.cache.types import Version
+from distsync_node.cache.types import ABSENT, Version
 from distsync_node.cache.values import RESERVED, Value, format_version, parse_version
 from distsync_node.errors import (
     BadRequest,
@@ -129,7 +129,7 @@ class CacheEndpoints:
             put = await self._raw_put(call, key)
         else:
             put = _put_of(key, await self._bodies.read(call, self._put))
-        put = put._replace(if_version=_if_match(call, put.if_version))
+        put = put._replace(if_version=_condition(call, put.if_version))
         version = await self._calls.put(put)
         return self._written(key, version)
 
@@ -159,7 +159,7 @@ class CacheEndpoints:
         query = query_of(call, schemas.DeleteQuery)
         version = await self._calls.delete(
             key,
-            _if_match(call, _version(query.if_version)),
+            _condition(call, _version(query.if_version)),
             _fence_of_query(query.fence_lock, query.fence_token),
         )
         return encode(schemas.DeletedResponse(key=key, version=format_version(version)))
@@ -462,17 +462,28 @@ def _version(text: str | None) -> Version | None:
     return version
 
 
-def _if_match(call: Call, given: Version | None) -> Version | None:
-    """Return the version that the value must have, by If-Match or as it was given."""
-    raw = dict(call.scope["headers"]).get(b"if-match")
-    if raw is None:
-        return given
-    version = parse_version(raw.decode("latin-1").strip().strip('"'))
-    if version is None:
-        raise BadRequest("If-Match: is no version", field="If-Match")
-    if given is not None and given != version:
-        raise BadRequest("If-Match: is another version than if_version", field="If-Match")
+def _condition(call: Call, given: Version | None) -> Version | None:
+    """Return the version that the value must have, by If-Match, If-None-Match or as it was given.
+
+    Source: RFC 9110, 13.1.1 and 13.1.2.
+    """
+    headers: dict[bytes, bytes] = dict(call.scope["headers"])
+    version = given
+    if (raw := headers.get(b"if-match")) is not None:
+        named = parse_version(raw.decode("latin-1").strip().strip('"'))
+        version = _agreed("If-Match", named, "a version", version)
+    if (raw := headers.get(b"if-none-match")) is not None:
+        named = ABSENT if raw.strip() == b"*" else None
+        version = _agreed("If-None-Match", named, "* for a write", version)
     return version
+
+
+def _agreed(field: str, named: Version | None, wanted: str, given: Version | None) -> Version:
+    if named is None:
+        raise BadRequest(f"{field}: is not {wanted}", field=field)
+    if given is not None and given != named:
+        raise BadRequest(f"{field}: is another version than if_version", field=field)
+    return named
 
 
 def _fence(fence: FenceOfWrite | None) -> tuple[str, int] | None:

@@ -14,14 +14,13 @@ _NODE: Errors = (
     errors.ShuttingDown,
     errors.Unavailable,
 )
-_READ: Errors = (*_NODE, errors.LineLost)
+_READ: Errors = (*_NODE, errors.LineLost, errors.RedisFull)
 _WRITE: Errors = (
     *_READ,
     errors.VersionMismatch,
     errors.Fenced,
     errors.NoLeader,
     errors.OutcomeUnknown,
-    errors.RedisFull,
 )
 _KEY: tuple[str, Any, str] = ("key", schemas.Key, "users%2F42")
 
@@ -80,8 +79,8 @@ CACHE_OPERATIONS = (
         summary="Write a value",
         description=(
             "JSON, or bytes as `application/octet-stream` with the rest in the query. With"
-            " `if_version` only if the value has that version; 0.0: only if there is none. After"
-            " 504 it may have been done."
+            " `if_version` only if the value has that version; 0.0, or `If-None-Match: *`: only if"
+            " there is none. After 504 it may have been done."
         ),
         request=schemas.PutRequest,
         requests={
@@ -93,7 +92,7 @@ CACHE_OPERATIONS = (
         answers={"done": {"key": "users/42", "version": "7.12", "state": "M"}},
         query=schemas.PutQuery,
         is_raw=True,
-        if_match=True,
+        is_conditional=True,
         path_parameters=(_KEY,),
         errors=(*_WRITE, *BODY, errors.ComputeLost),
     ),
@@ -106,7 +105,7 @@ CACHE_OPERATIONS = (
         response=schemas.DeletedResponse,
         answers={"done": {"key": "users/42", "version": "7.13"}},
         query=schemas.DeleteQuery,
-        if_match=True,
+        is_conditional=True,
         path_parameters=(_KEY,),
         errors=_WRITE,
     ),
@@ -170,7 +169,7 @@ CACHE_OPERATIONS = (
                 "expires_in_ms": 9_990,
             },
         },
-        errors=(*_READ, *BODY, errors.ComputeTimeout, errors.RedisFull),
+        errors=(*_READ, *BODY, errors.ComputeTimeout),
     ),
     Operation(
         method="DELETE",
@@ -198,7 +197,7 @@ CACHE_OPERATIONS = (
         requests={"plain": {"tag": "users"}},
         response=schemas.TagResponse,
         answers={"done": {"tag": "users", "version": "7.16"}},
-        errors=(*_READ, *BODY, errors.OutcomeUnknown, errors.RedisFull),
+        errors=(*_READ, *BODY, errors.OutcomeUnknown),
     ),
     Operation(
         method="GET",

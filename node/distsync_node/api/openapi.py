@@ -126,18 +126,24 @@ _HEADERS: dict[str, Any] = {
         "schema": {"type": "integer", "minimum": 0},
     },
 }
-_CONDITIONS: dict[str, dict[str, Any]] = {
+_READ_CONDITIONS: dict[str, dict[str, Any]] = {
     "If-None-Match": {
         "description": "An ETag: 304 if the value has that version",
         "schema": {"type": "string", "pattern": "^[ -~]*$"},
         "example": '"7.12"',
     },
+}
+_WRITE_CONDITIONS: dict[str, dict[str, Any]] = {
     "If-Match": {
         "description": "An ETag; the same as if_version",
         "schema": {
             "type": "string",
             "pattern": r'^"(0|[1-9][0-9]{0,15})\.(0|[1-9][0-9]{0,15})"$',
         },
+    },
+    "If-None-Match": {
+        "description": "Only if there is no value; the same as if_version 0.0",
+        "schema": {"type": "string", "enum": ["*"]},
     },
 }
 _OCTETS = "application/octet-stream"
@@ -244,10 +250,12 @@ def _parameters(operation: Operation) -> list[dict[str, Any]]:
         for name, schema in described["properties"].items():
             required = name in described.get("required", ())
             parameters.append({"name": name, "in": "query", "required": required, "schema": schema})
-    conditions = ("If-None-Match",) * operation.has_etag + ("If-Match",) * operation.if_match
+    conditions = _READ_CONDITIONS if operation.has_etag else {}
+    if operation.is_conditional:
+        conditions = _WRITE_CONDITIONS
     parameters += [
-        {"name": name, "in": "header", "required": False, **_CONDITIONS[name]}
-        for name in conditions
+        {"name": name, "in": "header", "required": False, **described}
+        for name, described in conditions.items()
     ]
     return parameters
 

@@ -32,7 +32,7 @@ class Operation:
     query: type[msgspec.Struct] | None = None
     is_raw: bool = False  # bytes may take the place of JSON, in the body and in the answer
     has_etag: bool = False  # If-None-Match is heeded: 304
-    if_match: bool = False  # If-Match is heeded
+    is_conditional: bool = False  # If-Match and If-None-Match: * are heeded
     path_parameters: tuple[tuple[str, Any, str], ...] = ()  # name, its type, an example
     errors: Errors = ()
 

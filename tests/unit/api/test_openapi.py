@@ -120,6 +120,24 @@ def test_every_error_is_documented_somewhere() -> None:
     assert known - bases - without_an_operation <= documented
 
 
+def test_every_call_of_the_cache_that_needs_redis_says_that_it_may_be_full() -> None:
+    """Also what only reads: a home leaves its epoch in Redis, for which there may be no room."""
+    paths = {
+        ("get", "/cache/{key}"),
+        ("put", "/cache/{key}"),
+        ("delete", "/cache/{key}"),
+        ("delete", "/cache/{key}/compute"),
+        ("post", "/cache/compute"),
+        ("post", "/cache/invalidate_tag"),
+    }
+    told = {
+        (method, path)
+        for path, method, operation in operations(PUBLIC)
+        if path.startswith("/cache") and "507" in operation["responses"]
+    }
+    assert told == paths
+
+
 def test_operations_have_distinct_ids() -> None:
     for document in DOCUMENTS.values():
         ids = [operation["operationId"] for _, _, operation in operations(document)]
