@@ -63,6 +63,7 @@ class Machine:
     revision: str
     running: bool = False
     ready: bool = False
+    heard: bool = False  # a leader, since it started
     draining: bool = False
     terminating: bool = False
 
@@ -381,22 +382,18 @@ class ModelCluster:
         machine, disk = self.pods[ordinal], self.disks[ordinal]
         if not machine.running:
             if machine.revision not in self.broken:
-                machine.running, machine.draining = True, False
+                machine.running, machine.draining, machine.heard = True, False, False
             return
         raft = self.rafts.get(disk.cluster_id)
         name = f"demo-{ordinal}"
         if raft is not None and disk.member_id in raft.removed:
             disk.removed = True
-        machine.ready = (
-            raft is not None
-            and not disk.removed
-            and disk.member_id in raft.joined
-            and bool(raft.leader)
-            and not machine.draining
-        )
+        has_leader = raft is not None and disk.member_id in raft.joined and bool(raft.leader)
+        machine.heard = machine.heard or has_leader
+        machine.ready = machine.heard and not disk.removed and not machine.draining
         if machine.draining:
             self.ring.discard(name)
-        elif machine.ready:
+        elif machine.ready and has_leader:
             self.ring.add(name)
 
     def _raft_step(self, raft: Raft) -> None:

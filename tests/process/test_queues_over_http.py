@@ -146,6 +146,8 @@ def test_queues_serve_without_a_quorum(cluster: Cluster) -> None:
     survivor = cluster.names[0]
     for name in cluster.names[1:]:
         cluster.kill(name)
+    eventually(lambda: cluster.status(survivor)["leader"] is None, what="the quorum is missed")
+    assert get(cluster.url(survivor) + "/readyz") == {"status": "ready"}  # clients are led to it
     post(cluster.url(survivor) + "/queue/push", queue="alone", body="x")
     assert len(post(cluster.url(survivor) + "/queue/pop", queue="alone")["messages"]) == 1
     cluster.start(*cluster.names[1:])

@@ -86,9 +86,9 @@ def why_unready(status: NodeStatus) -> DistSyncError | None:
         case "stopped":
             return ShuttingDown("this node has stopped; see its log")
         case "member":
-            if status.leader is None:
-                return NoLeader("this node knows no leader")
-            return None if status.ready else ShuttingDown("this node is draining")
+            if status.draining:
+                return ShuttingDown("this node is draining")
+            return None if status.ready else NoLeader("this node has heard no leader yet")
 
 
 class ClusterEndpoints:

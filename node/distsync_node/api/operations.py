@@ -399,7 +399,8 @@ NODE_OPERATIONS = (
         id="ready",
         tag="node",
         summary="Whether the node serves",
-        description="503 until it is a member that knows a leader, and while it drains.",
+        description="503 until it is a member that has heard a leader once, or for ten seconds"
+        " none, and while it drains. Without a quorum it serves queues, so it stays ready.",
         response=schemas.ReadyResponse,
         answers={"ready": {"status": "ready"}},
         errors=(*ALWAYS, *NODE),

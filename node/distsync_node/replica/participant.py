@@ -158,6 +158,7 @@ class Participant:
         self.member_id = recovered.member_id
         self.cluster_id = meta.cluster_id
         self.state: Literal["member", "removed", "stopped"] = "removed" if removed else "member"
+        self.since_ms = now_ms  # when this process began to take part
         self.disk_full = disk_full
         self.clock = LeaderClock(meta.stamp_ms, now_ms)
         self.is_ready_leader = False

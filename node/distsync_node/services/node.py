@@ -185,7 +185,7 @@ class NodeService:
         """See `interface.Node.status`."""
         if self._runtime is None:
             return starting_status(self._name)
-        return status_of(self._name, self._runtime, draining=self.draining)
+        return status_of(self._name, self._runtime, draining=self.draining, now_ms=boottime_ms())
 
     def ring(self) -> RingView:
         """See `interface.Node.ring`."""

@@ -7,7 +7,10 @@ from typing import Literal
 from distsync_node.raft.core import RaftCore
 from distsync_node.raft.types import Configuration, LogIndex, MemberId, Role
 from distsync_node.services.interface import NodeStatus, PeerProgress
-from distsync_node.services.runtime import Runtime, boottime_ms
+from distsync_node.services.runtime import Runtime
+
+# A node that has heard no leader for so long since it started serves without: queues need none.
+LEADER_WAIT_MS = 10_000
 
 RoleName = Literal["leader", "follower", "candidate", "learner"]
 
@@ -32,7 +35,7 @@ def starting_status(name: str) -> NodeStatus:
     )
 
 
-def status_of(name: str, runtime: Runtime, *, draining: bool) -> NodeStatus:
+def status_of(name: str, runtime: Runtime, *, draining: bool, now_ms: int) -> NodeStatus:
     """Return the status of a node that serves."""
     replica = runtime.replica
     raft = replica.raft
@@ -49,17 +52,28 @@ def status_of(name: str, runtime: Runtime, *, draining: bool) -> NodeStatus:
         applied_index=raft.applied_index if raft is not None else 0,
         cluster_id=replica.cluster_id or None,
         cluster_version=replica.cluster_version,
-        ready=replica.state == "member" and leader is not None and not draining,
+        ready=replica.state == "member" and not draining and _is_back(runtime, now_ms),
         disk_full=replica.disk_full,
         draining=draining,
         configuration=configuration,
-        progress={} if raft is None else _progress(raft),
+        progress={} if raft is None else _progress(raft, now_ms),
         leader_changes=runtime.leader_changes,
     )
 
 
-def _progress(raft: RaftCore) -> dict[MemberId, PeerProgress]:
-    now_ms = boottime_ms()
+def _is_back(runtime: Runtime, now_ms: int) -> bool:
+    """Whether the node has found its cluster since it started, or given up waiting for a leader.
+
+    One that loses its leader later stays ready: with the quorum every node loses it, and queues are
+    served without.
+    """
+    participant = runtime.replica.participant
+    if participant is None:
+        return False
+    return runtime.leader_changes > 0 or now_ms - participant.since_ms >= LEADER_WAIT_MS
+
+
+def _progress(raft: RaftCore, now_ms: int) -> dict[MemberId, PeerProgress]:
     return {
         member_id: PeerProgress(
             match_index=known.match_index,

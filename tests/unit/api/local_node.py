@@ -146,7 +146,7 @@ class LocalNode:
             "applied_index": 1_203,
             "cluster_id": "c-1",
             "cluster_version": 1,
-            "ready": self.leader is not None,
+            "ready": True,
             "disk_full": False,
             "configuration": self.configuration(),
             "progress": {

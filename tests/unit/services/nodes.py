@@ -30,7 +30,16 @@ from distsync_node.peers.client import PeerClient
 from distsync_node.peers.endpoints import PeerEndpoints
 from distsync_node.peers.inbound import message_protocol, receive_envelopes
 from distsync_node.peers.outbound import Target
-from distsync_node.raft.types import Member, MemberId, RaftOptions, TimeoutNow
+from distsync_node.raft.types import (
+    LogIndex,
+    Member,
+    MemberId,
+    RaftMessage,
+    RaftOptions,
+    Term,
+    TimeoutNow,
+    VoteRequest,
+)
 from distsync_node.replica.types import Envelope, ReplicaOptions
 from distsync_node.services.interface import CommandReply
 from distsync_node.services.node import NodeService
@@ -199,6 +208,16 @@ async def eventually(probe: Callable[[], object], what: str, within_seconds: flo
     while not probe():
         assert time.monotonic() < deadline, f"not in time: {what}"
         await asyncio.sleep(0.01)
+
+
+def from_b(node: TestNode, message: RaftMessage) -> Envelope:
+    """What a member "b", which does not exist, says to a node."""
+    return Envelope("k", MemberId("b"), node.member.id, (1, 1), (message,))
+
+
+def vote_request(term: int) -> VoteRequest:
+    """A candidate that knows more than anybody and was told to campaign."""
+    return VoteRequest(Term(term), LogIndex(1_000), Term(term - 1), transfer=True)
 
 
 def acquire(name: str, owner: str, *, request: str = "", wait_ms: int = 0) -> Acquire:

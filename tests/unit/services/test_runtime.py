@@ -12,18 +12,9 @@ import pytest
 
 from distsync_node import logs
 from distsync_node.errors import OutcomeUnknown, StartupError
-from distsync_node.raft.types import (
-    LogIndex,
-    Member,
-    MemberId,
-    Persist,
-    Term,
-    VoteRequest,
-    VoteResponse,
-)
+from distsync_node.raft.types import Persist, VoteResponse
 from distsync_node.replica.types import (
     Answer,
-    Envelope,
     Rejected,
     RejectReason,
     ReplicaEffect,
@@ -34,9 +25,15 @@ from distsync_node.replica.types import (
 )
 from distsync_node.services.runtime import Runtime, boottime_ms
 from distsync_node.storage import Storage
-from unit.services.nodes import TestNode, acquire, eventually, running, token_of
-
-OTHERS = ("b", "c")
+from unit.services.nodes import (
+    TestNode,
+    acquire,
+    eventually,
+    from_b,
+    running,
+    token_of,
+    vote_request,
+)
 
 
 @pytest.fixture
@@ -49,22 +46,6 @@ async def alone(tmp_path: Path) -> AsyncIterator[TestNode]:
     await eventually(lambda: node.runtime.replica.is_ready_leader, "its leadership")
     yield node
     await node.stop()
-
-
-@pytest.fixture
-async def member(tmp_path: Path) -> AsyncIterator[TestNode]:
-    """A node of a cluster whose other two never started."""
-    node = TestNode("n1", tmp_path)
-    await node.start()
-    others = tuple(Member(MemberId(o), o, "http://127.0.0.1:1") for o in OTHERS)
-    await node.service.bootstrap("k", (node.member, *others))
-    yield node
-    await node.stop()
-
-
-def vote_request(node: TestNode, term: int) -> Envelope:
-    message = VoteRequest(Term(term), LogIndex(1_000), Term(term - 1), transfer=True)
-    return Envelope("k", MemberId("b"), node.member.id, (1, 1), (message,))
 
 
 async def test_a_vote_leaves_only_when_it_is_on_disk(
@@ -88,7 +69,7 @@ async def test_a_vote_leaves_only_when_it_is_on_disk(
         return True
 
     for number in range(1, 4):  # by the thread, then on the loop if the disk is quick
-        member.runtime.receive(vote_request(member, 100 * number), respond)
+        member.runtime.receive(from_b(member, vote_request(100 * number)), respond)
         await eventually(lambda number=number: len(happened) >= 2 * number, "an answer")
     assert happened == ["on disk", "answered"] * 3
 
