@@ -7,7 +7,7 @@ are milliseconds.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
 from distsync_operator.resources.common import Defaults
@@ -49,7 +49,7 @@ class Trouble:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pod:
-    """A pod of a node.
+    """A pod of a node or of the managed Redis.
 
     `host_gone`: its Kubernetes node does not exist any more or is tainted `out-of-service`.
     `overdue`: it is terminating and its time is up. `ip` is '' before it has one.
@@ -65,6 +65,13 @@ class Pod:
     overdue: bool = False
     host_gone: bool = False
     trouble: Trouble | None = None
+
+    @property
+    def named_trouble(self) -> Trouble | None:
+        """Its trouble, with its name."""
+        if self.trouble is None:
+            return None
+        return replace(self.trouble, message=f"{self.name}: {self.trouble.message}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,14 +168,19 @@ class Observed:
     stateful_set: StatefulSet | None = None
     redis_set: StatefulSet | None = None
     pods: tuple[Pod, ...] = ()
+    redis_pods: tuple[Pod, ...] = ()
     claims: tuple[Claim, ...] = ()
     redis_claims: tuple[Claim, ...] = ()
-    redis_trouble: Trouble | None = None
     nodes: Mapping[str, Node] = field(default_factory=dict)
     redis_url: str | None = None
     has_service_monitor: bool = False
     ring: tuple[str, ...] = ()
     ring_epoch: int = 0
+
+    @property
+    def redis_trouble(self) -> Trouble | None:
+        """Why the pod of the managed Redis does not get on."""
+        return next((pod.named_trouble for pod in self.redis_pods if pod.trouble), None)
 
 
 # --- What to do -----------------------------------------------------------------------------------

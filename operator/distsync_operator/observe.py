@@ -62,10 +62,10 @@ async def observe_objects(kube: Kube, cluster: Cluster, *, has_monitor: bool) ->
         objects=objects,
         stateful_set=_set(objects.get(("StatefulSet", cluster.name))),
         redis_set=_set(objects.get(("StatefulSet", names.redis(cluster.name)))),
-        pods=await _pods(kube, cluster, pods, claims),
+        pods=await _pods(kube, cluster.name, names.NODE, pods, claims),
+        redis_pods=await _pods(kube, names.redis(cluster.name), names.REDIS, pods, redis_claims),
         claims=claims,
         redis_claims=redis_claims,
-        redis_trouble=_redis_trouble(pods, redis_claims),
         redis_url=await _redis_url(kube, cluster, objects),
         has_service_monitor=has_monitor,
     )
@@ -135,13 +135,14 @@ def _set(body: Manifest | None) -> StatefulSet | None:
 
 
 async def _pods(
-    kube: Kube, cluster: Cluster, bodies: list[Manifest], claims: tuple[Claim, ...]
+    kube: Kube, name: str, component: str, bodies: list[Manifest], claims: tuple[Claim, ...]
 ) -> tuple[Pod, ...]:
+    """Return the pods of a StatefulSet of this name."""
     pods = []
     for body in bodies:
-        ordinal = names.ordinal_of(cluster.name, body["metadata"]["name"])
-        is_node = body["metadata"].get("labels", {}).get(names.COMPONENT_LABEL) == names.NODE
-        if ordinal is not None and is_node:
+        ordinal = names.ordinal_of(name, body["metadata"]["name"])
+        labels = body["metadata"].get("labels", {})
+        if ordinal is not None and labels.get(names.COMPONENT_LABEL) == component:
             overdue = _is_overdue(body)
             gone = overdue and await _is_machine_gone(kube, body)
             trouble = pod_trouble(body, claims)
@@ -246,14 +247,3 @@ def _claims(name: str, bodies: list[Manifest]) -> tuple[Claim, ...]:
             )
         )
     return tuple(sorted(claims, key=lambda claim: claim.ordinal))
-
-
-def _redis_trouble(bodies: list[Manifest], claims: tuple[Claim, ...]) -> Trouble | None:
-    for body in bodies:
-        if body["metadata"].get("labels", {}).get(names.COMPONENT_LABEL) == names.REDIS:
-            found = pod_trouble(body, claims)
-            if found is not None:
-                return Trouble(
-                    reason=found.reason, message=f"{body['metadata']['name']}: {found.message}"
-                )
-    return None

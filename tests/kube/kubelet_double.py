@@ -121,12 +121,18 @@ class KubeletDouble:
         for pod in pods.values():
             if not pod["metadata"].get("ownerReferences"):  # of a StatefulSet that was orphaned
                 pod["metadata"]["ownerReferences"] = [_owner(body)]
+        is_ordered = spec.get("podManagementPolicy", "OrderedReady") == "OrderedReady"
         wanted = [f"{metadata['name']}-{ordinal}" for ordinal in range(spec["replicas"])]
         for name in wanted:
             if name not in pods:
                 self._create_pod(body, name, revision)
-            elif _is_old(pods[name], revision) and spec["updateStrategy"]["type"] != "OnDelete":
-                self._terminate(pods[name])
+            if is_ordered and (name not in pods or not _is_ready(pods[name])):
+                break  # also what would replace it: kubernetes/kubernetes#67250
+        else:
+            for name in wanted:
+                is_old = name in pods and _is_old(pods[name], revision)
+                if is_old and spec["updateStrategy"]["type"] != "OnDelete":
+                    self._terminate(pods[name])
         for name in set(pods) - set(wanted):
             self._terminate(pods[name])
             claim = self.api.get("PersistentVolumeClaim", f"data-{name}", metadata["namespace"])

@@ -128,6 +128,17 @@ async def test_an_image_that_does_not_start_is_named_and_mended(world: World) ->
     assert world.condition("Degraded")["status"] == "False"
 
 
+async def test_an_image_of_redis_that_does_not_start_is_named_and_mended(world: World) -> None:
+    world.kubelet.broken_images.add("nowhere:1")
+    await start(world)
+    world.create(replicas=1, redis={"managed": {"image": "nowhere:1"}})
+    condition = await told(world, "RedisReady", "ImagePullBackOff")
+    assert condition["message"] == "demo-redis-0: no such image"
+    world.change(redis={"managed": {}})
+    await world.eventually(lambda: world.ready_with(1), "one node ready")
+    assert world.condition("Degraded")["status"] == "False"
+
+
 async def test_a_missing_secret_is_named_and_found_once_it_is_there(world: World) -> None:
     await start(world)
     world.create(replicas=1, redis={"external": {"urlSecretRef": {"name": "queues"}}})

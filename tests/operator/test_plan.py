@@ -264,6 +264,29 @@ def test_a_pod_with_a_broken_image_is_replaced_when_the_image_is_mended() -> Non
     )
 
 
+REDIS_POD = pod(0, name="demo-redis-0", uid="redis-uid", revision="r")
+
+
+def test_an_old_pod_of_redis_that_does_not_start_is_replaced() -> None:
+    """Its StatefulSet would wait for it to become ready."""
+    broken = Trouble(reason="ImagePullBackOff", message="no such image")
+    bad = replace(REDIS_POD, ready=False, revision="old", trouble=broken)
+    seen = observed(WISH, redis_pods=(bad,))
+    assert plan(seen, WISH).action == Delete(
+        api_version="v1", kind="Pod", name="demo-redis-0", uid="redis-uid"
+    )
+    for left in (
+        replace(bad, ready=True),  # by its StatefulSet
+        replace(bad, terminating=True),
+        replace(bad, revision="r"),
+    ):
+        assert plan(replace(seen, redis_pods=(left,)), WISH).action is None
+    stays = replace(seen, redis_pods=(replace(bad, revision="r"),))
+    assert plan(stays, WISH).trouble == Trouble(
+        reason="ImagePullBackOff", message="demo-redis-0: no such image"
+    )
+
+
 def test_a_missing_secret_is_named_and_nothing_is_started() -> None:
     wish = desired(cluster(redis={"external": {"urlSecretRef": {"name": "queues"}}}))
     seen = observed(wish, stateful_set=None, redis_set=None, pods=0, redis_url=None)
@@ -596,6 +619,16 @@ def test_a_pod_is_forced_away_only_when_its_machine_is_gone() -> None:
     gone = with_pods(seen, replace(ending, host_gone=True))
     assert plan(gone, WISH).action == Delete(
         api_version="v1", kind="Pod", name="demo-1", uid="pod-uid-1", force=True
+    )
+
+
+def test_the_pod_of_redis_is_forced_away_when_its_machine_is_gone() -> None:
+    ending = replace(REDIS_POD, ready=False, terminating=True, overdue=True)
+    seen = observed(WISH, redis_pods=(ending,))
+    assert plan(seen, WISH).action is None
+    gone = replace(seen, redis_pods=(replace(ending, host_gone=True),))
+    assert plan(gone, WISH).action == Delete(
+        api_version="v1", kind="Pod", name="demo-redis-0", uid="redis-uid", force=True
     )
 
 

@@ -96,7 +96,7 @@ def _trouble(situation: Situation) -> Trouble | None:
         return formation.refused(situation, refused)
     for pod in pods:
         if pod.trouble is not None and not pod.ready:
-            return changed(pod.trouble, message=f"{pod.name}: {pod.trouble.message}")
+            return pod.named_trouble
     for claim in situation.observed.claims:
         if claim.lost:
             message = f"the volume of {claim.name} is lost; replace its member"
@@ -111,6 +111,7 @@ _RULES: tuple[_Rule, ...] = (
     replacing.stuck,
     objects.supporting,
     sets.redis,
+    rolling.repair_redis,
     sets.nodes,
     formation.create,
     scaling.restore,

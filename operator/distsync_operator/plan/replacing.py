@@ -24,7 +24,7 @@ from distsync_operator.plan.situation import Situation
 
 def stuck(situation: Situation) -> Plan | None:
     """Force the deletion of a pod whose machine is certainly gone: nothing else ever ends it."""
-    for pod in situation.observed.pods:
+    for pod in (*situation.observed.pods, *situation.observed.redis_pods):
         if pod.terminating and pod.overdue and pod.host_gone:
             action = Delete(api_version="v1", kind="Pod", name=pod.name, uid=pod.uid, force=True)
             operation = Operation(type="Recover", target=pod.name, step="give up lost machine")

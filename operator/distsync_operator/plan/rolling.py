@@ -24,6 +24,22 @@ def repair(situation: Situation) -> Plan | None:
     return None
 
 
+def repair_redis(situation: Situation) -> Plan | None:
+    """Replace an old pod of the managed Redis that is not ready.
+
+    Its StatefulSet replaces one that is; for the other it waits to become ready, which a revision
+    that cannot start never does.
+    Source: https://github.com/kubernetes/kubernetes/issues/67250
+    """
+    live = situation.observed.redis_set
+    for pod in situation.observed.redis_pods:
+        is_outdated = live is not None and live.update_revision not in ("", pod.revision)
+        if is_outdated and not pod.ready and not pod.terminating:
+            operation = Operation(type="Update", target=pod.name, step="replace dead pod")
+            return Plan(action=stop(pod), operation=operation)
+    return None
+
+
 def roll(situation: Situation) -> Plan | None:
     """Replace the next old pod once every new one is back."""
     old = [pod for pod in situation.observed.pods if _must_restart(situation, pod)]
