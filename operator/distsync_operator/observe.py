@@ -71,12 +71,6 @@ async def observe_objects(kube: Kube, cluster: Cluster, *, has_monitor: bool) ->
     )
 
 
-def secret_of(observed: Observed, cluster: Cluster) -> str | None:
-    """Return the secret that nodes and operator share, if there is one yet."""
-    body = observed.objects.get(("Secret", names.secret(cluster.name)), {})
-    return secret_value(body.get("data"), names.SECRET_KEY)
-
-
 async def observe_nodes(
     nodes: Nodes, observed: Observed
 ) -> tuple[dict[str, Node], int, tuple[str, ...]]:

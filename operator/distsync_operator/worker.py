@@ -22,10 +22,11 @@ from distsync_operator.kube import Kube
 from distsync_operator.metrics import Metrics
 from distsync_operator.model import Desired, Observed, Plan, Trouble
 from distsync_operator.nodes import Nodes
-from distsync_operator.observe import observe_nodes, observe_objects, secret_of
+from distsync_operator.observe import observe_nodes, observe_objects
 from distsync_operator.plan import plan
 from distsync_operator.plan.situation import Situation
 from distsync_operator.resources.common import Defaults
+from distsync_operator.resources.secret import secret_of
 from distsync_operator.spec import Cluster, Manifest, read_cluster
 from distsync_operator.status import change_of, spec_status, status_of
 from distsync_operator.turns import Turns
@@ -155,7 +156,7 @@ class Worker:
         kube = self._shared.kube
         has_monitor = await self._shared.has_monitor()
         observed = await observe_objects(kube, cluster, has_monitor=has_monitor)
-        await self._use_secret(secret_of(observed, cluster))
+        await self._use_secret(secret_of(observed.objects, cluster.name))
         if self._nodes is None:
             return observed
         answers, epoch, ring = await observe_nodes(self._nodes, observed)

@@ -9,10 +9,9 @@ from distsync_operator import names
 from distsync_operator.matching import stamped
 from distsync_operator.model import Claim, Desired, Member, Node, Observed, Pod, StatefulSet, key_of
 from distsync_operator.plan.objects import wanted
-from distsync_operator.plan.sets import nodes_manifest
+from distsync_operator.plan.sets import nodes_manifest, redis_manifest
 from distsync_operator.plan.situation import Situation, wanted_voters
 from distsync_operator.resources.common import Defaults
-from distsync_operator.resources.redis import redis_stateful_set
 from distsync_operator.spec import Cluster, read_cluster
 
 DEFAULTS = Defaults(image="node:1", redis_image="redis:7", operator_namespace="operators")
@@ -153,11 +152,13 @@ def observed(
 
 def objects(wish: Desired, replicas: int) -> dict[tuple[str, str], dict[str, Any]]:
     """Every object as the operator last applied it for this wish."""
-    before = Situation(Observed(redis_url=REDIS_URL), wish)
-    manifests = [*wanted(before), nodes_manifest(before, replicas)]
+    manifests = list(wanted(Situation(Observed(), wish)))
+    made = {key_of(manifest): manifest for manifest in manifests}
+    before = Situation(Observed(objects=made, redis_url=REDIS_URL), wish)
+    manifests.append(nodes_manifest(before, replicas))
     managed = wish.cluster.spec.redis.managed
     if managed is not None:
-        manifests.append(redis_stateful_set(wish.cluster, managed, wish.defaults))
+        manifests.append(redis_manifest(before, managed))
     live = {}
     for manifest in manifests:
         body = deepcopy(stamped(manifest))

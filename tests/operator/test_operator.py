@@ -163,6 +163,31 @@ async def test_a_storage_class_that_does_not_exist_is_named_until_it_does(world:
     assert world.condition("Degraded")["status"] == "False"
 
 
+async def test_a_secret_of_redis_that_is_deleted_is_made_anew_and_redis_takes_it(
+    world: World,
+) -> None:
+    await start(world)
+    world.create(replicas=1)
+    await world.eventually(lambda: world.ready_with(1), "one node ready")
+    async with AsyncClient(world.url()) as client:
+        await client.queue("q").push("before")
+    secret = world.api.get("Secret", "demo-redis")
+    assert secret is not None
+    before = {pod["metadata"]["uid"] for pod in world.api.list("Pod")}
+    world.api.delete("Secret", secret)
+    await world.eventually(
+        lambda: (
+            not before & {pod["metadata"]["uid"] for pod in world.api.list("Pod")}
+            and world.ready_with(1)
+        ),
+        "new pods, of Redis too",
+    )
+    async with AsyncClient(world.url()) as client:
+        await client.queue("q").push("after")
+        messages = await client.queue("q").pop(max=2)
+    assert [message.body for message in messages] == ["before", "after"]
+
+
 # --- Watches, rights, death -------------------------------------------------------------------
 
 

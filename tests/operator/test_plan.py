@@ -37,6 +37,7 @@ from kube.samples import (
     empty,
     member,
     node,
+    objects,
     observed,
     pod,
 )
@@ -311,6 +312,31 @@ def test_a_new_redis_url_replaces_the_pods() -> None:
     action = plan(observed(wish, redis_set=None, redis_url="redis://new"), wish).action
     assert isinstance(action, Apply)
     assert action.manifest["kind"] == "StatefulSet"
+
+
+def test_a_new_password_of_the_managed_redis_replaces_its_pod_and_those_of_the_nodes() -> None:
+    """Redis reads its password when it starts, and so do nodes."""
+    seen = observed(WISH, redis_url="redis://:another@demo-redis.apps.svc:6379/0")
+    hashes = []
+    for name in ("demo-redis", "demo"):
+        action = plan(seen, WISH).action
+        assert isinstance(action, Apply)
+        manifest = action.manifest
+        assert (manifest["kind"], manifest["metadata"]["name"]) == ("StatefulSet", name)
+        hashes.append(manifest["spec"]["template"]["metadata"]["annotations"]["distsync.dev/redis"])
+        seen = replace(seen, objects={**seen.objects, ("StatefulSet", name): manifest})
+    assert plan(seen, WISH) == Plan()
+    assert hashes[0] == hashes[1]
+
+
+def test_what_tells_one_password_from_another_cannot_be_guessed_at_without_the_secret() -> None:
+    def annotation(token: str) -> str:
+        sets = objects(desired(cluster(), token=token), 3)
+        template = sets["StatefulSet", "demo"]["spec"]["template"]
+        return str(template["metadata"]["annotations"]["distsync.dev/redis"])
+
+    assert annotation("one" * 8) != annotation("two" * 8)  # of the same URL
+    assert annotation("one" * 8) == annotation("one" * 8)
 
 
 # --- More and fewer nodes -------------------------------------------------------------------------

@@ -48,7 +48,7 @@ EVERYTHING: list[Manifest] = [
     redis_config(RESOURCE, MANAGED),
     redis_service(RESOURCE),
     redis_policy(RESOURCE),
-    redis_stateful_set(RESOURCE, MANAGED, DEFAULTS),
+    redis_stateful_set(RESOURCE, MANAGED, DEFAULTS, redis_hash="h"),
 ]
 IDS = [f"{one['kind']}-{one['metadata']['name']}" for one in EVERYTHING]
 SETS = [one for one in EVERYTHING if one["kind"] == "StatefulSet"]

@@ -17,10 +17,11 @@ from distsync_operator.model import (
 from distsync_operator.plan.objects import apply
 from distsync_operator.plan.situation import MAX_REPLICAS, Situation
 from distsync_operator.quantity import parse_quantity
-from distsync_operator.resources.common import digest
+from distsync_operator.resources.common import keyed_digest
 from distsync_operator.resources.redis import redis_stateful_set
+from distsync_operator.resources.secret import secret_of
 from distsync_operator.resources.statefulset import stateful_set
-from distsync_operator.spec import Manifest
+from distsync_operator.spec import ManagedRedis, Manifest
 
 
 def redis(situation: Situation) -> Plan | None:
@@ -28,9 +29,7 @@ def redis(situation: Situation) -> Plan | None:
     managed = situation.spec.redis.managed
     if managed is None:
         return None
-    cluster = situation.desired.cluster
-    wanted = redis_stateful_set(cluster, managed, situation.desired.defaults)
-    wanted = _allowed(situation, wanted)
+    wanted = redis_manifest(situation, managed)
     observed = situation.observed
     growth = _growth(observed.redis_set, observed.redis_claims, managed.storage.size)
     return growth or _create_or_correct(situation, observed.redis_set, wanted)
@@ -52,12 +51,22 @@ def nodes(situation: Situation) -> Plan | None:
 
 def nodes_manifest(situation: Situation, replicas: int) -> Manifest:
     """Return the StatefulSet of that many nodes, as far as it may be changed now."""
-    url = situation.observed.redis_url
     wanted = stateful_set(
         situation.desired.cluster,
         situation.desired.defaults,
         replicas=replicas,
-        redis_hash=digest(url) if url is not None else _running_redis_hash(situation),
+        redis_hash=_redis_hash(situation, situation.name),
+    )
+    return _allowed(situation, wanted)
+
+
+def redis_manifest(situation: Situation, managed: ManagedRedis) -> Manifest:
+    """Return the StatefulSet of the managed Redis, as far as it may be changed now."""
+    wanted = redis_stateful_set(
+        situation.desired.cluster,
+        managed,
+        situation.desired.defaults,
+        redis_hash=_redis_hash(situation, names.redis(situation.name)),
     )
     return _allowed(situation, wanted)
 
@@ -77,9 +86,15 @@ def missing_url(situation: Situation) -> Trouble | None:
     )
 
 
-def _running_redis_hash(situation: Situation) -> str:
-    """A Secret that is gone for a while is no reason to replace pods."""
-    live = situation.observed.objects.get(("StatefulSet", situation.name), {})
+def _redis_hash(situation: Situation, set_name: str) -> str:
+    """Return what tells the URL of Redis, with its password, from another.
+
+    A Secret that is gone for a while is no reason to replace pods.
+    """
+    objects, url = situation.observed.objects, situation.observed.redis_url
+    if url is not None:
+        return keyed_digest(url, secret_of(objects, situation.name) or "")
+    live = objects.get(("StatefulSet", set_name), {})
     template = live.get("spec", {}).get("template", {}).get("metadata", {})
     return str(template.get("annotations", {}).get(names.REDIS_HASH_ANNOTATION, ""))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -45,6 +46,12 @@ def digest(value: Any) -> str:
     """Return 16 hex digits that are equal for equal JSON values."""
     content = msgspec.json.encode(value, order="sorted")
     return hashlib.blake2b(content, digest_size=8).hexdigest()
+
+
+def keyed_digest(value: str, key: str) -> str:
+    """Return 16 hex digits that tell a value from another, and nothing of it to who lacks the key:
+    who may look at pods could else try passwords without anybody noticing."""
+    return hmac.digest(key.encode(), value.encode(), "sha256").hex()[:16]
 
 
 def without_empty(manifest: Manifest) -> Manifest:

@@ -79,8 +79,13 @@ def redis_config(cluster: Cluster, redis: ManagedRedis) -> Manifest:
     }
 
 
-def redis_stateful_set(cluster: Cluster, redis: ManagedRedis, defaults: Defaults) -> Manifest:
-    """Return its StatefulSet of one pod."""
+def redis_stateful_set(
+    cluster: Cluster, redis: ManagedRedis, defaults: Defaults, *, redis_hash: str
+) -> Manifest:
+    """Return its StatefulSet of one pod.
+
+    `redis_hash` tells one password from another: Redis reads it only when it starts.
+    """
     labels = names.labels(cluster.name, names.REDIS)
     retain = cluster.spec.storage.retention.when_deleted
     config = redis_config(cluster, redis)["data"]
@@ -101,7 +106,10 @@ def redis_stateful_set(cluster: Cluster, redis: ManagedRedis, defaults: Defaults
             "template": {
                 "metadata": {
                     "labels": labels,
-                    "annotations": {names.CONFIG_HASH_ANNOTATION: digest(config)},
+                    "annotations": {
+                        names.CONFIG_HASH_ANNOTATION: digest(config),
+                        names.REDIS_HASH_ANNOTATION: redis_hash,
+                    },
                 },
                 "spec": _pod(cluster, redis, defaults),
             },

@@ -34,6 +34,13 @@ def redis_secret(cluster: Cluster, kept: Mapping[str, str] | None, token: str) -
     return _secret(cluster, names.redis(cluster.name), names.REDIS, data)
 
 
+def secret_of(objects: Mapping[tuple[str, str], Manifest], cluster: str) -> str | None:
+    """Return the secret that nodes and operator share, None if there is none among the objects."""
+    return secret_value(
+        objects.get(("Secret", names.secret(cluster)), {}).get("data"), names.SECRET_KEY
+    )
+
+
 def secret_value(data: Mapping[str, str] | None, key: str) -> str | None:
     """Return a value of a Secret's data, None if it is absent, empty or no text."""
     try:

@@ -119,7 +119,7 @@ def test_secrets_for_pulling_hold_for_redis_too() -> None:
     assert redis is not None
     sets: list[dict[str, Any]] = [
         stateful_set(resource, DEFAULTS, replicas=3, redis_hash="h"),
-        redis_stateful_set(resource, redis, DEFAULTS),
+        redis_stateful_set(resource, redis, DEFAULTS, redis_hash="h"),
     ]
     for one in sets:
         strictly_valid(one)
