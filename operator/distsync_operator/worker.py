@@ -35,6 +35,8 @@ logger = logging.getLogger(__name__)
 
 MONITOR_SECONDS = 600.0
 MANY_REFUSALS = 10
+# What the API server refuses with one of these it will refuse again until somebody mends it.
+_REFUSALS = (400, 403, 422)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +83,7 @@ class Worker:
         self._nodes: Nodes | None = None
         self._told: Trouble | None = None
         self._failures = self._refusals = 0
+        self._is_refused = False
 
     def wake(self) -> None:
         """Something happened."""
@@ -176,6 +179,7 @@ class Worker:
         self, cluster: Cluster, observed: Observed, decision: Plan
     ) -> Trouble | None:
         action = decision.action
+        self._is_refused = False
         if action is None:
             self._refusals = 0
             return None
@@ -189,6 +193,7 @@ class Worker:
         except KubeError as error:
             if error.status == 409:
                 return None  # somebody was faster; the next pass sees what is there now
+            self._is_refused = error.status in _REFUSALS
             return _trouble(error.reason or "Refused", error)
         self._refusals = 0
         text = describe(action)
@@ -204,6 +209,8 @@ class Worker:
 
     def _rest(self, decision: Plan, failure: Trouble | None) -> float:
         pace = self._shared.pace
+        if self._is_refused:
+            return pace.in_trouble
         if failure is not None or self._refusals:
             return pace.under_way
         if decision.action is not None:

@@ -57,6 +57,7 @@ class ApiDouble:
         self.rights = rights
         self.used: set[tuple[str, str]] = set()  # resources and verbs that rights allowed
         self.refused: list[str] = []  # what they did not
+        self.fixed_classes: set[str] = set()  # storage classes whose volumes cannot grow
         self.url = ""
         self._version = 1_000
         self._oldest = 0  # a watch from before this is gone
@@ -147,6 +148,8 @@ class ApiDouble:
             raise Refused(409, "Conflict")
         if metadata.get("uid", before["metadata"]["uid"]) != before["metadata"]["uid"]:
             raise Refused(409, "Conflict")
+        if kind == "PersistentVolumeClaim" and body["spec"] != before["spec"]:
+            self._check_growth(before)
         after = {**before, "status": body.get("status")} if status else deepcopy(body)
         if not status and "status" in before and kind in ("DistSyncCluster", "StatefulSet"):
             after["status"] = before["status"]
@@ -160,6 +163,17 @@ class ApiDouble:
             return before
         after["metadata"]["generation"] += changed
         return self.put(kind, after, verb="MODIFIED")
+
+    def _check_growth(self, claim: Body) -> None:
+        """What the admission of PersistentVolumeClaimResize lets through."""
+        if claim["status"]["phase"] != "Bound":
+            raise Refused(403, "Forbidden", "Only bound persistent volume claims can be expanded")
+        if claim["spec"].get("storageClassName") in self.fixed_classes:
+            message = (
+                "Only dynamically provisioned pvc can be resized and the storageclass that"
+                " provisions the pvc must support resize"
+            )
+            raise Refused(403, "Forbidden", message)
 
     def apply(self, kind: str, body: Body) -> Body:
         """Merge a manifest; what the same manager applied before and does not now, goes."""

@@ -188,6 +188,26 @@ async def test_a_secret_of_redis_that_is_deleted_is_made_anew_and_redis_takes_it
     assert [message.body for message in messages] == ["before", "after"]
 
 
+async def test_volumes_that_cannot_grow_are_named_and_hold_up_nothing(world: World) -> None:
+    world.kubelet.storage_classes.add("fixed")
+    world.api.fixed_classes.add("fixed")
+    await start(world)
+    world.create(replicas=1, storage={"storageClassName": "fixed"})
+    await world.eventually(lambda: world.ready_with(1), "one node ready")
+    before = world.pods()
+    world.change(storage={"storageClassName": "fixed", "size": "4Gi"})
+    condition = await told(world, "Degraded", "Forbidden")
+    assert "must support resize" in condition["message"]
+    world.annotate("restarted-at", "now")
+    await world.eventually(
+        lambda: world.pods() and not set(before.values()) & set(world.pods().values()), "a new pod"
+    )
+    world.api.fixed_classes.clear()
+    await world.eventually(lambda: world.ready_with(1), "one node ready")
+    (claim,) = (one for name, one in world.claims().items() if name == "data-demo-0")
+    assert claim["spec"]["resources"]["requests"]["storage"] == "4Gi"
+
+
 # --- Watches, rights, death -------------------------------------------------------------------
 
 

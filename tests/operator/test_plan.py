@@ -598,6 +598,59 @@ def test_the_volume_of_redis_grows_as_well() -> None:
     )
 
 
+def too_small(seen: Observed) -> Observed:
+    """Neither the claims nor the StatefulSet have the size that is wanted."""
+    return with_set(seen, claim_size="2Gi")
+
+
+def test_volumes_that_may_never_grow_hold_up_nothing_else() -> None:
+    joining = with_pods(with_nodes(observed(LARGER), demo_2=empty(2)), pod(2, ready=False))
+    assert isinstance(plan(too_small(joining), LARGER).action, AddMember)
+    dead = with_pods(silent(observed(LARGER), 2), pod(2, ready=False, revision="rev-1"))
+    assert restarted(too_small(dead), LARGER) == "demo-2"
+    old = with_pods(observed(LARGER), pod(2, revision="rev-1"))
+    assert restarted(too_small(old), LARGER) == "demo-2"
+    more = desired(cluster(storage={"size": "4Gi"}, replicas=5))
+    action = plan(too_small(observed(more, pods=3)), more).action
+    assert isinstance(action, Apply)
+    assert action.manifest["spec"]["replicas"] == 4
+
+
+@pytest.mark.parametrize("dead", [(2,), (1, 2)], ids=["a node", "the quorum"])
+def test_volumes_grow_while_nodes_are_waited_for_that_may_lack_room(dead: tuple[int, ...]) -> None:
+    seen = silent(observed(LARGER), *dead) if len(dead) == 1 else leaderless(*dead)
+    seen = replace(seen, objects=observed(LARGER).objects)
+    waiting = plan(with_set(replace(seen, claims=()), claim_size="4Gi"), LARGER)
+    decision = plan(too_small(seen), LARGER)
+    assert decision.action == ResizeClaim(name="data-demo-0", size="4Gi")
+    assert waiting.action is None
+    assert (decision.operation, decision.trouble) == (waiting.operation, waiting.trouble)
+
+
+def test_a_mended_template_is_applied_before_volumes_grow() -> None:
+    wish = desired(cluster(storage={"size": "4Gi"}, podTemplate={"nodeSelector": {"zone": "a"}}))
+    action = plan(too_small(observed(WISH)), wish).action
+    assert isinstance(action, Apply)
+    spec = action.manifest["spec"]
+    assert spec["template"]["spec"]["nodeSelector"] == {"zone": "a"}
+    requests = spec["volumeClaimTemplates"][0]["spec"]["resources"]["requests"]
+    assert requests == {"storage": "2Gi"}  # it cannot be told another size
+
+
+def test_a_claim_grows_once_it_has_a_volume_whatever_its_stateful_set_says() -> None:
+    claims = tuple(claim(o, bound=False) for o in range(3))
+    assert plan(observed(LARGER, claims=claims), LARGER).action is None
+    bound = observed(LARGER, claims=(*claims[:2], claim(2)))
+    assert plan(bound, LARGER).action == ResizeClaim(name="data-demo-2", size="4Gi")
+
+
+def test_nothing_grows_while_a_name_is_taken() -> None:
+    foreign = {"metadata": {"name": "demo", "uid": "x", "labels": {"app": "other"}}}
+    seen = too_small(observed(LARGER))
+    seen = replace(seen, objects={**seen.objects, ("StatefulSet", "demo"): foreign})
+    assert plan(seen, LARGER).action is None
+
+
 # --- Loss -----------------------------------------------------------------------------------------
 
 

@@ -59,6 +59,8 @@ def check(world: ModelCluster) -> None:
     assert {f"demo-{ordinal}" for ordinal in world.pods} == wanted, world.tell("pods")
     assert all(pod.ready and pod.revision == world.revision for pod in world.pods.values())
     assert not any(disk.replacing for disk in world.disks.values()), world.tell("replacing")
+    sizes = {disk.size for disk in world.disks.values() if not disk.terminating}
+    assert sizes == {world.wish.cluster.spec.storage.size}, world.tell("sizes")
     assert names.REPLACE_ANNOTATION not in world.wish.cluster.annotations
 
 

@@ -20,6 +20,7 @@ def plan(observed: Observed, desired: Desired) -> Plan:
     if desired.cluster.spec.paused:
         return Plan(trouble=_trouble(situation))
     decision = _first(situation, _RULES) or _settle(situation)
+    decision = _grow_meanwhile(situation, decision)
     if decision.trouble is None:
         decision = changed(decision, trouble=_trouble(situation))
     return decision
@@ -38,6 +39,21 @@ def _first(situation: Situation, rules: tuple[_Rule, ...]) -> Plan | None:
         if rule in _BARRIERS:
             return decision
     return Plan(trouble=trouble) if trouble is not None else None
+
+
+def _grow_meanwhile(situation: Situation, decision: Plan) -> Plan:
+    """Grow volumes while there is nothing else to do.
+
+    Nothing waits for it, since it may be refused for ever; and it waits for nothing that is under
+    way, since full volumes may be what keeps nodes from getting on.
+    """
+    if decision.action is not None or objects.foreign(situation) is not None:
+        return decision
+    growth = sets.grow(situation)
+    if growth is None:
+        return decision
+    operation = decision.operation or growth.operation
+    return Plan(action=growth.action, operation=operation, trouble=decision.trouble)
 
 
 def _without_leader(situation: Situation) -> Plan | None:

@@ -30,9 +30,7 @@ def redis(situation: Situation) -> Plan | None:
     if managed is None:
         return None
     wanted = redis_manifest(situation, managed)
-    observed = situation.observed
-    growth = _growth(observed.redis_set, observed.redis_claims, managed.storage.size)
-    return growth or _create_or_correct(situation, observed.redis_set, wanted)
+    return _create_or_correct(situation, situation.observed.redis_set, wanted)
 
 
 def nodes(situation: Situation) -> Plan | None:
@@ -45,8 +43,16 @@ def nodes(situation: Situation) -> Plan | None:
         operation = Operation(type="Create", target=situation.name, step="create pods")
         wanted = nodes_manifest(situation, _first_replicas(situation))
         return Plan(action=apply(wanted), operation=operation)
-    growth = _growth(live, observed.claims, situation.spec.storage.size)
-    return growth or _create_or_correct(situation, live, nodes_manifest(situation, live.replicas))
+    return _create_or_correct(situation, live, nodes_manifest(situation, live.replicas))
+
+
+def grow(situation: Situation) -> Plan | None:
+    """Make volumes larger that are smaller than wanted."""
+    observed, managed = situation.observed, situation.spec.redis.managed
+    growth = _growth(observed.stateful_set, observed.claims, situation.spec.storage.size)
+    if growth is None and managed is not None:
+        growth = _growth(observed.redis_set, observed.redis_claims, managed.storage.size)
+    return growth
 
 
 def nodes_manifest(situation: Situation, replicas: int) -> Manifest:
@@ -155,15 +161,18 @@ def _is_put_off(situation: Situation, body: Manifest, wanted: Manifest) -> bool:
 
 
 def _growth(live: StatefulSet | None, claims: tuple[Claim, ...], size: str) -> Plan | None:
-    """Grow every claim, then have the StatefulSet made again: it cannot be told another size."""
-    if live is None or live.terminating or not _is_less(live.claim_size, size):
-        return None
+    """Grow every claim, then have the StatefulSet made again: it cannot be told another size.
+
+    A claim without a volume cannot grow yet; it is asked again once it has one.
+    """
     action: Action
     for claim in claims:
-        if not claim.terminating and _is_less(claim.size, size):
+        if claim.bound and not claim.terminating and _is_less(claim.size, size):
             action = ResizeClaim(name=claim.name, size=size)
             operation = Operation(type="GrowVolumes", target=claim.name, step="resize claim")
             return Plan(action=action, operation=operation)
+    if live is None or live.terminating or not _is_less(live.claim_size, size):
+        return None
     action = Delete(
         api_version="apps/v1", kind="StatefulSet", name=live.name, uid=live.uid, orphan=True
     )
