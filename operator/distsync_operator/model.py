@@ -76,7 +76,10 @@ class Pod:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """A volume claim; sizes are quantities, `owner_pod` is the pod that uses it."""
+    """A volume claim; sizes are quantities.
+
+    `terminating` also if it belongs to a pod that is gone and is about to be collected with it.
+    """
 
     name: str
     ordinal: int

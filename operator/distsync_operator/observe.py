@@ -56,8 +56,9 @@ async def observe_objects(kube: Kube, cluster: Cluster, *, has_monitor: bool) ->
     objects = await _known(kube, cluster, keys, listed)
     pods = [item for (kind, _), item in listed.items() if kind == "Pod"]
     bodies = [item for (kind, _), item in listed.items() if kind == "PersistentVolumeClaim"]
-    claims = _claims(cluster.name, bodies)
-    redis_claims = _claims(names.redis(cluster.name), bodies)
+    pod_uids = {pod["metadata"]["uid"] for pod in pods}
+    claims = read_claims(cluster.name, bodies, pod_uids)
+    redis_claims = read_claims(names.redis(cluster.name), bodies, pod_uids)
     return Observed(
         objects=objects,
         stateful_set=_set(objects.get(("StatefulSet", cluster.name))),
@@ -219,7 +220,8 @@ def _condition(status: Manifest, kind: str) -> dict[str, Any]:
     return next((one for one in conditions if one.get("type") == kind), {})
 
 
-def _claims(name: str, bodies: list[Manifest]) -> tuple[Claim, ...]:
+def read_claims(name: str, bodies: list[Manifest], pod_uids: set[str]) -> tuple[Claim, ...]:
+    """Return the claims of a StatefulSet of this name, beside pods with these uids."""
     claims = []
     for body in bodies:
         metadata = body["metadata"]
@@ -233,7 +235,7 @@ def _claims(name: str, bodies: list[Manifest]) -> tuple[Claim, ...]:
                 ordinal=ordinal,
                 size=str(body["spec"]["resources"]["requests"]["storage"]),
                 uid=metadata["uid"],
-                terminating="deletionTimestamp" in metadata,
+                terminating="deletionTimestamp" in metadata or _is_orphan(metadata, pod_uids),
                 storage_class=body["spec"].get("storageClassName") or "",
                 bound=phase == "Bound",
                 lost=phase == "Lost",
@@ -241,3 +243,11 @@ def _claims(name: str, bodies: list[Manifest]) -> tuple[Claim, ...]:
             )
         )
     return tuple(sorted(claims, key=lambda claim: claim.ordinal))
+
+
+def _is_orphan(metadata: Manifest, pod_uids: set[str]) -> bool:
+    """Whether a claim belongs to a pod that is gone: it will be collected, and until then its
+    StatefulSet makes no pod of that name, nor looks again afterwards.
+    """
+    owners = metadata.get("ownerReferences") or []
+    return any(one.get("kind") == "Pod" and one.get("uid") not in pod_uids for one in owners)

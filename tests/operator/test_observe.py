@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from distsync_operator.model import Trouble
-from distsync_operator.observe import pod_trouble
+from distsync_operator.observe import pod_trouble, read_claims
 
 
 def waiting(reason: str, message: str = "", **last: Any) -> dict[str, Any]:
@@ -65,3 +65,19 @@ def test_a_pod_that_will_not_run_by_itself_says_why(
 )
 def test_a_pod_that_is_only_starting_is_no_trouble(status: dict[str, Any]) -> None:
     assert pod_trouble({"status": status}) is None
+
+
+def test_a_claim_of_a_pod_that_is_gone_is_going() -> None:
+    """The StatefulSet made it belong to its pod as it was scaled down."""
+    body = {
+        "metadata": {
+            "name": "data-demo-3",
+            "uid": "claim",
+            "ownerReferences": [{"kind": "Pod", "name": "demo-3", "uid": "old"}],
+        },
+        "spec": {"resources": {"requests": {"storage": "2Gi"}}},
+        "status": {"phase": "Bound"},
+    }
+    for pod_uids, is_going in (({"old"}, False), ({"new"}, True), (set[str](), True)):
+        (claim,) = read_claims("demo", [body], pod_uids)
+        assert claim.terminating == is_going

@@ -365,6 +365,14 @@ def test_no_pod_is_added_while_the_old_volume_of_its_name_is_still_going() -> No
     assert decision.operation.step == "wait for old volume"
 
 
+def test_no_pod_is_added_while_the_old_one_of_its_name_is_still_going() -> None:
+    """Its claim goes after it, so nobody knows yet whether the new one would find it."""
+    decision = plan(with_pods(observed(FIVE, pods=3), pod(3, terminating=True)), FIVE)
+    assert decision.action is None
+    assert decision.operation is not None
+    assert decision.operation.step == "wait for old pod"
+
+
 def test_a_removed_node_that_is_wanted_again_starts_anew() -> None:
     seen = observed(FIVE, pods=4)
     members = seen.nodes["demo-0"].members[:3]

@@ -48,7 +48,10 @@ def up(situation: Situation) -> Plan | None:
         if pod is None or not situation.is_well(pod):
             target = situation.name if pod is None else pod.name
             return Plan(operation=Operation(type="ScaleUp", target=target, step="wait for node"))
-    claim = situation.claims.get(live.replicas)
+    old_pod, claim = situation.pods.get(live.replicas), situation.claims.get(live.replicas)
+    if old_pod is not None:
+        operation = Operation(type="ScaleUp", target=old_pod.name, step="wait for old pod")
+        return Plan(operation=operation)
     if claim is not None and claim.terminating:
         operation = Operation(type="ScaleUp", target=claim.name, step="wait for old volume")
         return Plan(operation=operation)
