@@ -24,7 +24,8 @@ from distsync_node.cache.scripts import redis_key
 from distsync_node.cluster.leases import LeaseOptions
 from process.cache_calls import get, put, send
 from process.cache_recorder import CacheRecorder
-from process.cluster import Cluster
+from process.calls import call
+from process.cluster import SECRET, Cluster
 from process.running import eventually
 from redis_server import RedisServer
 from sim.cache.model import CacheModel
@@ -259,19 +260,71 @@ def test_a_read_that_waited_in_a_stopped_node_is_not_answered_with_what_it_held(
     assert answer.status == 503 or answer.json["value"] == "new"
 
 
+def make_dirty(url: str, keys: Sequence[str]) -> None:
+    """Have a node hold values of its own, under local durability, that Redis has not.
+
+    They are dirty for a second only: then they are idle, and written back.
+    """
+
+    def all_are_dirty() -> bool:
+        for key in keys:
+            assert put(url, key, key).status == 200
+        held = send(url, "GET", "/debug/cache/lines?limit=1000").json["lines"]
+        return {line["key"] for line in held if line["dirty"]} >= set(keys)
+
+    eventually(all_are_dirty, what="dirty lines")
+
+
+def drain(cluster: Cluster, name: str) -> None:
+    """POST /cluster/drain, which nothing but the end of the process takes back."""
+    url = f"http://127.0.0.1:{cluster.port(name) + 100}/cluster/drain"
+    assert call(url, {}, secret=SECRET)["draining"] is True
+
+
+def test_a_node_that_is_drained_leaves_what_only_it_had_to_the_others(cluster: Cluster) -> None:
+    keys = [f"local/drained {i}" for i in range(20)]
+    make_dirty(cluster.urls[2], keys)
+    try:
+        drain(cluster, "n3")
+        cluster.wait_for_ring(["n1", "n2"])
+        assert [get(cluster.urls[0], key).json.get("value") for key in keys] == keys
+    finally:
+        cluster.kill("n3")
+
+
+def test_a_drained_node_that_does_not_hear_of_the_ring_without_it_serves_nothing(
+    cluster: Cluster,
+) -> None:
+    leader = cluster.wait_for_leader()
+    leaves, other = [name for name in cluster.names if name != leader]
+
+    def holds_nothing_else_dirty() -> bool:
+        stats = send(cluster.url(leaves), "GET", "/cache").json
+        return stats["kept_bytes"] == stats["dirty_bytes"] == 0
+
+    put(cluster.url(leader), "left", "old")
+    eventually(holds_nothing_else_dirty, what="redis has everything")
+    assert get(cluster.url(leaves), "left").json["value"] == "old"
+    try:
+        # It is heard, and hears nothing any more.
+        for name in (leader, other):
+            cluster.proxies.cut(name, leaves)
+            cluster.proxies.cut(leaves, name, answers_only=True)
+        drain(cluster, leaves)
+        cluster.wait_for_ring([leader, other])
+        assert put(cluster.url(leader), "left", "new").status == 200
+        answer = get(cluster.url(leaves), "left")
+        assert answer.status == 503 or answer.json["value"] == "new"
+    finally:
+        cluster.proxies.mend()
+        cluster.kill(leaves)
+
+
 def test_a_node_that_is_told_to_stop_writes_back_what_only_it_has(
     cluster: Cluster, redis: RedisServer
 ) -> None:
     keys = [f"local/{i}" for i in range(20)]
-
-    def all_are_dirty() -> bool:
-        """They are for a second only: then they are idle, and written back."""
-        for key in keys:
-            assert put(cluster.urls[0], key, key).status == 200
-        held = send(cluster.urls[0], "GET", "/debug/cache/lines?limit=1000").json["lines"]
-        return {line["key"] for line in held if line["dirty"]} >= set(keys)
-
-    eventually(all_are_dirty, what="dirty lines")
+    make_dirty(cluster.urls[0], keys)
     cluster_id = cluster.status("n1")["cluster_id"]
     cluster.signal("n1", signal.SIGTERM)
     assert cluster.processes["n1"].wait(timeout=30) == 0

@@ -68,9 +68,19 @@ _UNPROPOSED = frozenset(
 
 
 class Attempt:
-    """One connection with one request on it."""
+    """One connection with one request on it, which may come late or never, but not twice."""
 
-    __slots__ = ("abandoned", "client", "command", "effect", "host", "incarnation", "read", "ref")
+    __slots__ = (
+        "abandoned",
+        "client",
+        "command",
+        "effect",
+        "has_arrived",
+        "host",
+        "incarnation",
+        "read",
+        "ref",
+    )
 
     def __init__(self, client: Client, host: Host) -> None:
         self.client = client
@@ -81,6 +91,7 @@ class Attempt:
         self.command: LockCommand | None = None
         self.read: Read | None = None
         self.abandoned = False
+        self.has_arrived = False
 
     @property
     def is_over(self) -> bool:
@@ -179,6 +190,9 @@ class Client:
         return attempt
 
     def _arrive(self, attempt: Attempt, make_event: Callable[[int, int], ReplicaEvent]) -> None:
+        if attempt.has_arrived:
+            return
+        attempt.has_arrived = True
         host = attempt.host
         if not host.alive:
             self.world.network.send(host.name, self.name, self.answered, attempt, _REFUSED)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from distsync_node.replica.types import Drain
 from sim.host import Host
 from sim.nemesis import Nemesis
 
@@ -135,6 +136,20 @@ class Trouble(Nemesis):
     def _resume(self, host: Host, incarnation: int) -> None:
         if host.incarnation == incarnation:
             host.resume()
+
+    def _drain(self) -> None:
+        """A process leaves the ring by itself, goes on as a member, and is restarted some time."""
+        host = self._any_host()
+        if not host.alive:
+            return
+        self._kernel.faults["drain"] += 1
+        host.tell(lambda now_ms: Drain(now_ms=now_ms))
+        length_us = self._for_a_while(200, 3_000)
+        self._kernel.after(length_us, self._crash_same, host, host.incarnation)
+
+    def _crash_same(self, host: Host, incarnation: int) -> None:
+        if host.incarnation == incarnation:
+            self._crash_host(host)
 
     # --- Disks --------------------------------------------------------------------------------
 

@@ -104,6 +104,14 @@ def takeover_without_waiting() -> None:
     put(leases.LeaseOptions, "takeover_ms", property(lambda _self: 0))
 
 
+@mutant("a node that leaves the ring keeps its lease until that ends", "clocks")
+def lease_kept_on_leaving() -> None:
+    def leave(self: leases.LeaseHolder) -> None:
+        self.is_leaving = True
+
+    put(leases.LeaseHolder, "leave", leave)
+
+
 @mutant("node leases are granted on old contact to a quorum")
 def lease_without_fresh_contact() -> None:
     request = leases.LeaseTable.request

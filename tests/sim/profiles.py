@@ -67,9 +67,16 @@ SNAPSHOTS = Profile(
 )
 CLOCKS = Profile(
     name="clocks",
-    faults={"pause": 8, "isolate_leader": 4, "one_way_cut": 2, "crash": 2, "transfer": 4},
+    faults={
+        "pause": 8,
+        "isolate_leader": 4,
+        "one_way_cut": 2,
+        "crash": 2,
+        "drain": 2,
+        "transfer": 4,
+    },
     pause_ms=(300, 6_000),
-    must_happen=("pause", "client_paused"),
+    must_happen=("pause", "client_paused", "drain"),
 )
 DISK = Profile(
     name="disk",

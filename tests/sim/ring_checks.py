@@ -50,5 +50,5 @@ class RingChecks:
             return
         serving = participant.serving
         left_ms = serving.lease_ends_ms() - host.now_ms
-        if serving.incarnation == incarnation and not serving.draining and left_ms > 0:
+        if serving.incarnation == incarnation and left_ms > 0:
             raise Violation(check, f"{name} may serve for {left_ms} ms more")

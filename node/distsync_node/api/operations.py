@@ -563,7 +563,10 @@ PEER_OPERATIONS = (
         id="drain",
         tag="administration",
         summary="Have this node become unready and leave the ring",
-        description="It goes on forwarding, and votes; only a restart makes it serve again.",
+        description=(
+            "It leaves when Redis has everything that only its cache has, which this answer does "
+            "not wait for. It goes on forwarding, and votes; only a restart makes it serve again."
+        ),
         response=schemas.IdentityResponse,
         answers={"draining": {**_IDENTITY, "draining": True}},
         errors=_CHANGE,

@@ -114,7 +114,7 @@ class Places(Protocol):
         ...
 
     def on_lease(self, callback: Callable[[Epoch, int], None]) -> None:
-        """Have `callback` called whenever the leader has granted: the epoch, and until when."""
+        """Have `callback` called with each lease: the epoch, and until when. 0: it is given up."""
         ...
 
     def acknowledge(self, epoch: Epoch) -> None:
@@ -230,13 +230,16 @@ class CacheService:
             self._places.on_log_ring(self._log_has_ring)
             self._places.on_lease(lambda epoch, ends_ms: self.step(NodeLease(epoch, ends_ms)))
 
-    async def drain(self, timeout_seconds: float) -> bool:
+    async def drain(self, timeout_seconds: float | None) -> bool:
         """Write back everything and serve nothing any more; returns whether that is done.
 
-        When it cannot be done in time the cache ends as it is: what other nodes keep is safe.
+        When it cannot be done in time the cache ends as it is: what other nodes keep is safe. None:
+        it takes as long as it takes, also until Redis is back.
         """
         if self._node is None:
             return True
+        if self._closed:
+            return self._retired.is_set()
         self.step(Drain())
         try:
             async with asyncio.timeout(timeout_seconds):

@@ -9,6 +9,8 @@ epoch. Why two nodes never both hold a valid lease for the same part of the ring
   removal, or another process in its place, on it grants that node nothing.
 - Who had to go at once, because its member was removed from the cluster, is in doubt until its
   lease has ended in the table; then the leader says so in the log.
+- A node that leaves by itself gives its lease up before its first request that says so, and takes
+  no other. So it is taken out on that request, whatever the table says.
 - A leader grants only while a quorum has acknowledged a round of contact that it *sent* no longer
   than the freshness window ago. So the last grant of a deposed leader is younger than its
   successor's election by at most that window, and a new leader, which knows nothing of earlier
@@ -201,6 +203,7 @@ class LeaseHolder:
         "_options",
         "_sent_ms",
         "_sequence",
+        "is_leaving",
     )
 
     def __init__(self, options: LeaseOptions, now_ms: int) -> None:
@@ -210,22 +213,21 @@ class LeaseHolder:
         self._sent_ms: OrderedDict[int, int] = OrderedDict()
         self._lease_epoch: Epoch | None = None
         self._lease_ends_ms = 0
+        self.is_leaving = False
 
     @property
     def next_at_ms(self) -> int:
         """When the next heartbeat is due."""
         return self._next_at_ms
 
-    def heartbeat(
-        self, server: Server, acknowledged: Epoch, now_ms: int, *, draining: bool
-    ) -> LeaseRequest:
+    def heartbeat(self, server: Server, acknowledged: Epoch, now_ms: int) -> LeaseRequest:
         """Return the next heartbeat, sent now."""
         self._sequence += 1
         self._next_at_ms = now_ms + self._options.heartbeat_ms
         self._sent_ms[self._sequence] = now_ms
         if len(self._sent_ms) > REMEMBERED_REQUESTS:
             self._sent_ms.popitem(last=False)
-        return LeaseRequest(server, self._sequence, acknowledged, draining)
+        return LeaseRequest(server, self._sequence, acknowledged, self.is_leaving)
 
     def skip(self, now_ms: int) -> None:
         """There is nobody to send a heartbeat as yet: look again at the next one's time."""
@@ -238,7 +240,7 @@ class LeaseHolder:
     def granted(self, grant: LeaseGrant) -> None:
         """Take a grant; it counts from the sending of the request it answers."""
         sent_ms = self._sent_ms.pop(grant.sequence, None)
-        if sent_ms is None:
+        if sent_ms is None or self.is_leaving:
             return
         ends_ms = sent_ms + grant.lease_ms
         if self._lease_epoch != grant.epoch or ends_ms > self._lease_ends_ms:
@@ -246,6 +248,15 @@ class LeaseHolder:
                 return
             self._lease_epoch = grant.epoch
             self._lease_ends_ms = ends_ms
+
+    def leave(self) -> Epoch | None:
+        """Give the lease up for good; returns the epoch that it was of.
+
+        From now on every heartbeat says that this node leaves.
+        """
+        self.is_leaving = True
+        self._lease_ends_ms = 0
+        return self._lease_epoch
 
     def ends_ms(self, epoch: Epoch) -> int:
         """Return when the lease of that epoch ends; 0 without one."""

@@ -232,8 +232,7 @@ class Participant:
             case AcknowledgeEpoch():
                 self.serving.acknowledge(event.epoch, self._now_ms)
             case Drain():
-                self.serving.draining = True
-                self.serving.heartbeat_soon(self._now_ms)
+                self._leave_ring()
             case _:
                 assert_never(event)
 
@@ -499,6 +498,12 @@ class Participant:
         ends_ms = self.serving.granted(grant)
         if ends_ms:
             self._emit(LeaseHeld(epoch=grant.epoch, ends_ms=ends_ms))
+
+    def _leave_ring(self) -> None:
+        """The lease is given up before a heartbeat says so: no other waits for its end then."""
+        epoch = self.serving.leave(self._now_ms)
+        if epoch is not None:
+            self._emit(LeaseHeld(epoch=epoch, ends_ms=0))
 
     def _ring_changed(self) -> None:
         self._emit(RingChanged(ring=self.serving.ring))

@@ -43,7 +43,6 @@ class Serving:
         self.ring = ring
         self.acknowledged = ring.epoch
         self.incarnation = incarnation
-        self.draining = False
         self._options = options
         self._virtual_nodes = virtual_nodes
         self._member_id = member_id
@@ -63,7 +62,7 @@ class Serving:
         if server is None:
             self._holder.skip(now_ms)
             return None
-        return self._holder.heartbeat(server, self.acknowledged, now_ms, draining=self.draining)
+        return self._holder.heartbeat(server, self.acknowledged, now_ms)
 
     def server(self, configuration: Configuration) -> Server | None:
         """Return this process as it enters the ring; None while the cluster does not know it."""
@@ -92,6 +91,11 @@ class Serving:
             return 0
         self._holder.granted(grant)
         return self._holder.ends_ms(grant.epoch)
+
+    def leave(self, now_ms: int) -> Epoch | None:
+        """Give the lease up and leave the ring; returns the epoch that the lease was of."""
+        self._holder.soon(now_ms)
+        return self._holder.leave()
 
     def lease_ends_ms(self) -> int:
         """Return when this node's lease of the current epoch ends; 0 without one."""

@@ -229,7 +229,7 @@ class AcknowledgeEpoch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drain:
-    """Leave the ring: this node is going to stop."""
+    """Leave the ring. What is served under the node lease has to have ended by now."""
 
     now_ms: int
 
@@ -375,7 +375,7 @@ class RingChanged:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeaseHeld:
-    """The leader has granted: this process holds a lease of that epoch until `ends_ms`."""
+    """This process holds a lease of that epoch until `ends_ms`; 0 = no more, it was given up."""
 
     epoch: Epoch
     ends_ms: int

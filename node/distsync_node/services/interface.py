@@ -135,7 +135,10 @@ class Node(Protocol):
         ...
 
     async def drain(self) -> None:
-        """Become unready and begin to leave the ring, for good; requests are still forwarded."""
+        """Become unready and begin to leave the ring, for good; requests are still forwarded.
+
+        It leaves when the cache is written back, which this does not wait for.
+        """
 
     async def archive(self) -> str:
         """Move a removed member's data aside so that the node starts empty; returns where to."""

@@ -7,7 +7,7 @@ Commands are in `commands`, calls to the leader in `leader_calls`, answers to ot
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 from distsync_node.cluster.ring_state import Epoch, RingState, Server
 from distsync_node.cluster.ring_view import RingView
@@ -61,6 +61,8 @@ class NodeService:
         self._ring_watchers: list[Callable[[], None]] = []
         self._log_watchers: list[Callable[[RingState], None]] = []
         self._lease_watchers: list[Callable[[Epoch, int], None]] = []
+        self._before_leaving: list[Callable[[], Awaitable[object]]] = []
+        self._leaving: asyncio.Task[None] | None = None
         self.draining = False
 
     def attach(self, runtime: Runtime) -> None:
@@ -88,6 +90,9 @@ class NodeService:
 
     async def close(self) -> None:
         """End what still runs in the background."""
+        if self._leaving is not None:
+            self._leaving.cancel()
+            await asyncio.gather(self._leaving, return_exceptions=True)
         await self._commands.close()
 
     # --- Commands -------------------------------------------------------------------------------
@@ -223,7 +228,7 @@ class NodeService:
         self._log_watchers.append(callback)
 
     def on_lease(self, callback: Callable[[Epoch, int], None]) -> None:
-        """Have `callback` called whenever the leader has granted: the epoch, and until when."""
+        """Have `callback` called with each lease: the epoch, and until when. 0: it is given up."""
         self._lease_watchers.append(callback)
 
     def acknowledge(self, epoch: Epoch) -> None:
@@ -248,13 +253,27 @@ class NodeService:
         """Have `callback` called whenever the ring known here is another."""
         self._ring_watchers.append(callback)
 
+    def before_leaving(self, callback: Callable[[], Awaitable[object]]) -> None:
+        """Have `callback` end what needs the node lease before `drain` takes this node out."""
+        self._before_leaving.append(callback)
+
     async def drain(self) -> None:
         """See `interface.Node.drain`."""
+        runtime = self.runtime
         self.draining = True
-        self.runtime.step(Drain(now_ms=boottime_ms()))
+        if self._leaving is None:
+            self._leaving = asyncio.create_task(self._leave(runtime))
+
+    async def _leave(self, runtime: Runtime) -> None:
+        for callback in self._before_leaving:
+            await callback()
+        runtime.step(Drain(now_ms=boottime_ms()))
 
     async def leave_ring(self, timeout_seconds: float) -> bool:
-        """Hand this node's part of the ring over; returns whether that was done in time."""
+        """Hand this node's part of the ring over; returns whether that was done in time.
+
+        What needs the node lease has to have ended.
+        """
         runtime = self.runtime
         runtime.step(Drain(now_ms=boottime_ms()))
         deadline_ms = boottime_ms() + int(timeout_seconds * 1_000)

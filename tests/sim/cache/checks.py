@@ -69,7 +69,9 @@ class CacheChecks:
     def _live(self, host: Host, key: str) -> Line | None:
         """Return the line that the host could serve now."""
         line = host.node.lines.lru.get(key)
-        if line is None or line.state not in READABLE or line.home is None or not host.alive:
+        if line is None or line.state not in READABLE or line.home is None:
+            return None
+        if not host.alive or host.closed:
             return None
         now_ms, context = host.now_ms, host.node.context
         lease = host.node.lines.leases.get(line.home)

@@ -124,10 +124,16 @@ class Trouble(Nemesis):
             self._kernel.after(self._for_a_while(300, 4_000), self._replace, host, host.incarnation)
 
     def _replace(self, host: Host, incarnation: int) -> None:
-        """A drained node's process ends; another takes its place."""
-        if host.incarnation == incarnation and host.alive:
-            host.crash()
-            self._kernel.after(self._for_a_while(1, 500), self._start, host)
+        """A drained node's process ends, whether it is done or not; another takes its place."""
+        if host.incarnation != incarnation or not host.alive:
+            return
+        if not host.is_leaving and not host.paused and self._rng.random() < 0.5:
+            self._kernel.faults["stopped_undrained"] += 1
+            host.stop()
+            self._kernel.after(self._for_a_while(1, 500), self._replace, host, incarnation)
+            return
+        host.crash()
+        self._kernel.after(self._for_a_while(1, 500), self._start, host)
 
     def _remove(self) -> None:
         host = self._any_host()

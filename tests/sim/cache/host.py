@@ -35,7 +35,7 @@ from distsync_node.cluster.leases import LeaseGrant, LeaseHolder, LeaseOptions
 from distsync_node.cluster.ring_state import Epoch, Incarnation, RingState, Server
 from distsync_node.raft.types import MemberId
 from sim.cache.leader import NAME as LEADER
-from sim.kernel import US_PER_MS, DriftingClock
+from sim.kernel import US_PER_MS, DriftingClock, Violation
 
 if TYPE_CHECKING:
     from sim.cache.world import World
@@ -63,6 +63,7 @@ class Host:
         self.paused = False
         self.joined = False  # whether it wants to be in the ring
         self.draining = False
+        self.closed = False  # its cache takes no part any more
         self.ring_index = 0
         self._lease_options = lease_options
         self._kernel = world.kernel
@@ -90,8 +91,13 @@ class Host:
         self._leases = LeaseHolder(self._lease_options, self.now_ms)
         self._acknowledged = Epoch(0)
         self.ring_index = 0
-        self.retired = False
+        self.closed = False
         self._tick_at_us = NEVER_US
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether it has given up its node lease, to leave the ring."""
+        return self._leases.is_leaving
 
     # --- Life ---------------------------------------------------------------------------------
 
@@ -120,9 +126,22 @@ class Host:
             self._waiting.popleft()()
 
     def drain(self) -> None:
-        """Leave the ring in an orderly way."""
+        """Leave the ring in an orderly way: once the cache has retired."""
         self.draining = True
         self.step(Drain())
+
+    def stop(self) -> None:
+        """It has no time left: the cache ends as it is, and the node leaves the ring."""
+        self.world.lost_with(self)
+        self.closed = True
+        self.leave()
+
+    def leave(self) -> None:
+        """Leave the ring, as the replica does when it is told to."""
+        epoch = self._leases.leave()
+        if epoch is not None:
+            self.step(NodeLease(epoch, 0))
+        self._send_heartbeat()
 
     # --- Events -------------------------------------------------------------------------------
 
@@ -147,6 +166,8 @@ class Host:
 
     def step(self, event: Event) -> None:
         """Step the core and carry out what it wants."""
+        if self.closed:
+            return
         effects = self.node.step(event, self.now_ms)
         self._kernel.steps += 1
         for effect in effects:
@@ -181,12 +202,13 @@ class Host:
                 self._leases.soon(self.now_ms)
                 self._send_heartbeat()
             case LineDropped():
+                if self.is_leaving:
+                    raise Violation("cache.drained", f"{self.name} left with {effect.key} dirty")
                 self._kernel.faults["line_dropped"] += 1
                 world.lost(effect.key)
             case Retired():
-                self.retired = True
                 self._kernel.trace(self.name, "retired")
-                self._send_heartbeat()
+                self._kernel.after(1, self._if_same, incarnation, self.do, self.leave)
 
     def _note(self, message: Message) -> None:
         if isinstance(message, Ask) and isinstance(message.wish, AskWriteBack):
@@ -249,9 +271,7 @@ class Host:
     def _send_heartbeat(self) -> None:
         if not self.joined:
             return
-        request = self._leases.heartbeat(
-            self.server, self._acknowledged, self.now_ms, draining=self.retired
-        )
+        request = self._leases.heartbeat(self.server, self._acknowledged, self.now_ms)
         leader = self.world.leader
         self.world.network.send(self.name, LEADER, leader.request, self.name, request)
 

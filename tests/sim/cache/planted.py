@@ -19,6 +19,8 @@ from distsync_node.cache.messages import AskRead, Granted, RingNews, RingWanted
 from distsync_node.cache.node import CacheNode
 from distsync_node.cache.tables import COMMITTING, LINE, TXN, Input, LineState, TxnKind, TxnState
 from distsync_node.cache.types import received
+from distsync_node.cluster.leases import LeaseHolder
+from sim.cache.host import Host
 from sim.cache.redis import Key, Redis
 from sim.planting import catalogue, put
 
@@ -435,6 +437,26 @@ def written_since_counts_as_clean() -> None:
 @mutant("an invalidated owner keeps nothing until Redis has its value (local durability)", "local")
 def yielded_value_not_kept() -> None:
     put(Lines, "_keep", lambda _self, _line: None)
+
+
+def _leave_at_once(self: Host) -> None:
+    self.draining = True
+    self.leave()
+
+
+@mutant("a node that is told to drain leaves the ring before its cache is written back", "local")
+def left_before_written_back() -> None:
+    put(Host, "drain", _leave_at_once)
+
+
+@mutant("a node leaves the ring at once, and serves on while its lease lasts", "ring")
+def left_under_a_lease() -> None:
+    put(Host, "drain", _leave_at_once)
+
+    def leave(self: LeaseHolder) -> None:
+        self.is_leaving = True
+
+    put(LeaseHolder, "leave", leave)
 
 
 @mutant("a node retires before Redis has everything")

@@ -168,7 +168,7 @@ def test_a_server_that_enters_late_is_not_overdue_at_once() -> None:
 
 def test_a_lease_counts_from_the_sending_of_its_request() -> None:
     holder = LeaseHolder(OPTIONS, 0)
-    request = holder.heartbeat(A, Epoch(1), 100, draining=False)
+    request = holder.heartbeat(A, Epoch(1), 100)
     holder.granted(LeaseGrant(Incarnation(1), request.sequence, Epoch(1), 2_000))
     assert holder.is_valid(Epoch(1), 2_099)
     assert not holder.is_valid(Epoch(1), 2_100)
@@ -177,8 +177,8 @@ def test_a_lease_counts_from_the_sending_of_its_request() -> None:
 
 def test_a_late_grant_neither_shortens_a_lease_nor_brings_back_an_old_epoch() -> None:
     holder = LeaseHolder(OPTIONS, 0)
-    first = holder.heartbeat(A, Epoch(1), 0, draining=False)
-    second = holder.heartbeat(A, Epoch(2), 500, draining=False)
+    first = holder.heartbeat(A, Epoch(1), 0)
+    second = holder.heartbeat(A, Epoch(2), 500)
     holder.granted(LeaseGrant(Incarnation(1), second.sequence, Epoch(2), 2_000))
     holder.granted(LeaseGrant(Incarnation(1), first.sequence, Epoch(1), 2_000))
     assert holder.ends_ms(Epoch(2)) == 2_500
@@ -189,6 +189,19 @@ def test_a_grant_that_nobody_asked_for_is_ignored() -> None:
     holder = LeaseHolder(OPTIONS, 0)
     holder.granted(LeaseGrant(Incarnation(1), 1, Epoch(1), 2_000))
     assert not holder.is_valid(Epoch(1), 1)
+
+
+def test_a_node_that_leaves_has_no_lease_from_before_it_says_so_on() -> None:
+    holder = LeaseHolder(OPTIONS, 0)
+    request = holder.heartbeat(A, Epoch(1), 0)
+    holder.granted(LeaseGrant(Incarnation(1), request.sequence, Epoch(1), 2_000))
+    on_its_way = holder.heartbeat(A, Epoch(1), 100)
+    assert not on_its_way.draining
+    assert holder.leave() == Epoch(1)
+    assert not holder.is_valid(Epoch(1), 101)
+    holder.granted(LeaseGrant(Incarnation(1), on_its_way.sequence, Epoch(1), 2_000))
+    assert not holder.is_valid(Epoch(1), 102)
+    assert holder.heartbeat(A, Epoch(1), 103).draining
 
 
 @given(
@@ -209,7 +222,7 @@ def test_no_lease_outlives_the_leaders_table(
 
     true_ms = 0
     for there_ms, back_ms, lost in delays:
-        request = holder.heartbeat(A, RING.epoch, holder_clock(true_ms), draining=False)
+        request = holder.heartbeat(A, RING.epoch, holder_clock(true_ms))
         arrived_ms = true_ms + there_ms
         verdict = table.request(request, RING, now_ms=arrived_ms, quorum_contact_ms=arrived_ms)
         if verdict.grant is not None and not lost:

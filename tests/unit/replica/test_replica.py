@@ -36,8 +36,10 @@ from distsync_node.replica.types import (
     Disconnect,
     DiskFullChanged,
     Diverged,
+    Drain,
     Envelope,
     Initialise,
+    LeaseHeld,
     MarkRemoved,
     Parked,
     PeerMessages,
@@ -734,6 +736,21 @@ def test_a_new_leader_takes_nobody_out_before_earlier_leases_have_ended() -> Non
             assert len(replica.ring.servers) == 3
     pump.run(3_000)
     assert len(serving(pump)) == 2
+
+
+def test_a_drained_node_gives_up_its_lease_and_leaves_the_ring_at_once() -> None:
+    pump = Pump()
+    leader = pump.form()
+    pump.run(3_000)
+    leaves = next(r for r in pump.replicas.values() if r is not leader)
+    assert leaves.participant is not None
+    name = next(member.name for member in pump.members if member.id == leaves.member_id)
+    before = len(pump.effects)
+    pump.step(leaves.member_id, Drain(now_ms=pump.now_ms))
+    assert leaves.participant.serving.lease_ends_ms() == 0
+    assert pump.effects[before][2] == LeaseHeld(epoch=leaves.ring.epoch, ends_ms=0)
+    pump.run(500)
+    assert name not in serving(pump)
 
 
 def test_a_removed_member_leaves_the_ring() -> None:

@@ -92,6 +92,39 @@ async def hold(cluster: TestCluster, owner: str = "holder") -> CommandReply:
     return await cluster.leading.service.submit(acquire("a", owner), timeout_ms=TIMEOUT_MS)
 
 
+# --- Leaving the ring ----------------------------------------------------------------------------
+
+
+async def test_a_drained_node_leaves_the_ring_once_what_needs_its_lease_has_ended(
+    cluster: TestCluster,
+) -> None:
+    leaves = cluster.following[0]
+    ended, begun = asyncio.Event(), list[None]()
+
+    async def end() -> None:
+        begun.append(None)
+        await ended.wait()
+
+    def ring() -> set[str]:
+        return {server.name for server in cluster.leading.runtime.replica.ring.servers}
+
+    def has_a_lease() -> bool:
+        participant = leaves.runtime.replica.participant
+        return participant is not None and participant.serving.lease_ends_ms() > 0
+
+    await eventually(lambda: len(ring()) == len(cluster.nodes) and has_a_lease(), "a ring")
+    leaves.service.before_leaving(end)
+    for _ in range(2):
+        await leaves.service.drain()
+        assert leaves.service.status().draining
+        assert not leaves.service.status().ready
+    await eventually(lambda: begun, "the end of what needs the lease")
+    assert has_a_lease()
+    ended.set()
+    await eventually(lambda: leaves.name not in ring(), "a ring without it")
+    assert len(begun) == 1
+
+
 # --- Forwarding ---------------------------------------------------------------------------------
 
 
