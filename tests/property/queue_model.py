@@ -117,7 +117,10 @@ class QueueModel:
                     first_ids[dedupe_id] = message_id
         limit = self.config["max_length"]
         if limit and fresh and len(self.items) + len(fresh) > limit:
-            return "full", len(self.items)
+            if any(one.wait != "in_flight" and self._is_expired(one) for one in self.items):
+                self.sweep()
+            if len(self.items) + len(fresh) > limit:
+                return "full", len(self.items)
         if fence is not None:
             self.fences[fence[0]] = fence[1]
         for dedupe_id, message_id in first_ids.items():

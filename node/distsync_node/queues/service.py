@@ -44,6 +44,7 @@ from distsync_node.queues.calls import (
 from distsync_node.queues.owners import NoAnswer, Owners
 from distsync_node.queues.serving import ScheduleServer
 from distsync_node.queues.store import QueueStore, new_attempt
+from distsync_node.queues.sweeping import Sweeper
 from distsync_node.queues.types import (
     ClaimedMessage,
     Fence,
@@ -153,6 +154,7 @@ class QueueService:
             self._store.on_returned = self._signal
             server = ScheduleServer(self._store, self._serves, self._signal)
             self._spawn(server.run(self._over))
+            self._spawn(Sweeper(self._store, self._serves).run(self._over))
         if self._owners is not None:
             self._owners.places.on_ring_change(self._ring_changed)
 
@@ -439,8 +441,8 @@ class QueueService:
                 assert_never(call)
 
     def _serves(self, queue: str) -> bool:
-        """Whether the schedules of a queue are for this node: its own, and those of owners that
-        do not answer."""
+        """Whether a queue is for this node to look after: its own, and those of owners that do
+        not answer."""
         return self._owners is None or self._owners.remote_owner(queue) is None
 
     def _owns(self, queue: str) -> bool:

@@ -156,7 +156,11 @@ class QueueStore:
         digest = _digest((items, lock[:2], [len(body) for body in bodies]), bodies)
         request = (_checked(request_id), digest, push_id, lock, items)
         await self._runner.register(queue)
-        match await self._runner.run("push", queue, request, bodies):
+        reply = await self._runner.run("push", queue, request, bodies)
+        if reply[0][0] == "full" and reply[0][3]:  # in part of what has expired
+            await self.sweep(queue)
+            reply = await self._runner.run("push", queue, request, bodies)
+        match reply:
             case [["ok" | "repeated" as status, first_id, before, ready, created]]:
                 if created:
                     with after_a_change():
@@ -173,12 +177,12 @@ class QueueStore:
                     token=lock[1],
                     newest=newest,
                 )
-            case [["full", length, max_length]]:
+            case [["full", length, max_length, _]]:
                 raise QueueFull(
                     f"queue {queue!r} holds {length} of at most {max_length} messages",
                     limit="max_length",
                 )
-            case reply:
+            case _:
                 raise unexpected("push", reply)
 
     # Messages out.
@@ -296,7 +300,7 @@ class QueueStore:
     # What time makes due.
 
     async def sweep(self, queue: str, *, limit: int = limits.SWEEP_LIMIT) -> Swept:
-        """Move what is due, up to `limit` of each kind. Pops do it too; this serves parked ones."""
+        """Move what is due, up to `limit` of each kind. Pops do most of it too; see `sweeping`."""
         checks.check_queue(queue)
         checks.check_range(limit, "limit", 1, limits.SWEEP_LIMIT)
         match await self._runner.run("sweep", queue, (limit,)):

@@ -55,6 +55,20 @@ class TestDedupe:
         kept = sum(queue.client.hlen(f"dsq:{{orders}}:dedupe_{one}") for one in (0, 1))
         assert 5 <= kept <= 15
 
+    async def test_an_idle_queue_forgets_them_by_sweeping(self, queue: Queue) -> None:
+        def kept() -> int:
+            return queue.client.exists(*[f"dsq:{{orders}}:dedupe_{one}" for one in (0, 1)])
+
+        await queue.push("x", dedupe_id="old")
+        await queue.after(WINDOW_MS).push("y", dedupe_id="new")
+        await queue.after(WINDOW_MS - 1).store.sweep("orders")
+        assert kept()
+        await queue.push("z", dedupe_id="new")
+        await queue.after(1).store.sweep("orders")
+        assert not kept()
+        await queue.push("z", dedupe_id="new")
+        assert await queue.bodies() == ["x", "y", "z"]
+
     async def test_a_window_that_is_made_shorter_keeps_what_was_promised(
         self, queue: Queue
     ) -> None:

@@ -206,6 +206,18 @@ async def test_max_length_refuses_a_batch_that_does_not_fit_as_a_whole(queue: Qu
     assert await queue.bodies() == ["2", "3", "4"]
 
 
+async def test_expired_messages_do_not_count_towards_max_length(queue: Queue) -> None:
+    await queue.configure(max_length=3)
+    await queue.push("a", "b", ttl_ms=10)
+    await queue.push("c")
+    with pytest.raises(QueueFull):
+        await queue.after(9).push("d", "e")
+    await queue.after(1).push("d", "e", request_id="r")
+    assert await queue.bodies() == ["c", "d", "e"]
+    with pytest.raises(QueueFull):
+        await queue.push("f")
+
+
 async def test_messages_in_flight_count_towards_max_length(queue: Queue) -> None:
     await queue.configure(max_length=1)
     await queue.push("1")

@@ -13,7 +13,8 @@
 -- returns      {{'ok', push_id, {{index, id}, ...}, ready, created}}  index from 0: not pushed, as it
 --                  was pushed before under that id; ready: how many can be claimed now
 --              {{'repeated', ...}}: the same, push_id being that of the first call | {{'reused'}}
---              {{'full', length, max_length}} | {{'fenced', newest}} | {{'unverified', mark}}
+--              {{'full', length, max_length, over}}: over: whether a sweep would make room
+--              {{'fenced', newest}} | {{'unverified', mark}}
 --              error -OOM: memory is full, nothing was done
 local request_id, digest, push_id, fence, items = unpack(cmsgpack.unpack(ARGV[1]))
 
@@ -51,7 +52,10 @@ end
 
 if max_length > 0 and #fresh > 0 then
   local length = call('HLEN', k.states)
-  if length + #fresh > max_length then return {cmsgpack.pack({'full', length, max_length})} end
+  if length + #fresh > max_length then
+    local over = call('ZRANGEBYSCORE', k.expiries, '-inf', now, 'LIMIT', 0, 1)
+    return {cmsgpack.pack({'full', length, max_length, #over > 0})}
+  end
 end
 
 -- From here on everything is written. The first write is of a kind that is refused when memory is

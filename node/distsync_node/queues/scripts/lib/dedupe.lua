@@ -1,6 +1,6 @@
 -- Dedupe ids: a message pushed under a dedupe id hides later ones until its window ends.
 -- needs: now, config.lua
--- gives: M.find, M.remember
+-- gives: M.find, M.remember, M.forget_all_over
 --
 -- An entry says itself until when it counts. Two generations, as for requests, only bound the space:
 -- the older goes when all in it is over and so is the first entry of the current one.
@@ -31,4 +31,14 @@ function M.remember(dedupe_id, id)
     cmsgpack.pack(expires_at, id))
   call('HSET', k.meta, 'dedupe', cmsgpack.pack(generation, first_until,
     math.max(longest_until, expires_at), older_until))
+end
+
+-- For a queue to which nobody pushes any more: once no entry counts, none is kept.
+function M.forget_all_over()
+  local packed = call('HGET', k.meta, 'dedupe')
+  if not packed then return end
+  local _, _, longest_until, older_until = cmsgpack.unpack(packed)
+  if now < longest_until or now < older_until then return end
+  call('UNLINK', k.dedupe_0, k.dedupe_1)
+  call('HDEL', k.meta, 'dedupe')
 end
