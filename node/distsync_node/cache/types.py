@@ -45,7 +45,10 @@ class Durability(Enum):
 
 
 class Copy(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """One state of a key as it travels; `remaining_ms` 0: it does not expire. None: no value."""
+    """One state of a key as it travels. `value` None: none.
+
+    `remaining_ms` 0: it does not expire; 1: its time is over.
+    """
 
     version: Version
     value: bytes | None
@@ -80,8 +83,8 @@ NOTHING = Record(ABSENT, None)
 
 
 def received(copy: Copy, now_ms: int) -> Record:
-    """Return a copy as kept from now on."""
-    expires_ms = now_ms + copy.remaining_ms if copy.remaining_ms else 0
+    """Return a copy as kept from now on; one whose time is over has expired by now."""
+    expires_ms = now_ms + copy.remaining_ms - 1 if copy.remaining_ms else 0
     return Record(copy.version, copy.value, expires_ms, copy.fences)
 
 

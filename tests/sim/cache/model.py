@@ -3,7 +3,8 @@
 write {value, ttl_ms} -> ok; delete -> ok; read -> ok {value}; compare_and_set {expected, value,
 ttl_ms, exact} -> ok | mismatch, which an `exact` one may get where nothing differs but the version.
 Any other status had no effect. A value with a time to live may go by itself once that is over, less
-what clocks and margins take away.
+what clocks and margins take away; and it is gone when that and `LATE_MS` are over since its writer
+was told.
 """
 
 from __future__ import annotations
@@ -14,8 +15,12 @@ from typing import Any, TypeAlias
 
 from checker.history import Operation
 
-State: TypeAlias = tuple[Any, int]  # the value; from when on it may be gone, 0 = never
-EMPTY: State = (None, 0)
+LATE_MS = 7_000
+"""What a value may outlive its time by: so long may a command of Redis be on its way, or a copy be
+where its keeper cannot look at it."""
+
+State: TypeAlias = tuple[Any, int, int]  # the value; when it may be gone, and is; 0 = never
+EMPTY: State = (None, 0, 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +35,8 @@ class CacheModel:
         """Return the states that may follow."""
         seen = set()
         starts = [state, EMPTY] if 0 < state[1] <= latest_ns else [state]
+        if 0 < state[2] < operation.call_ns:
+            starts = [EMPTY]
         for start in starts:
             for after in self._step(start, operation):
                 if after not in seen:
@@ -61,6 +68,11 @@ class CacheModel:
                     yield state
 
     def _written(self, operation: Operation) -> State:
-        ttl_ms = operation.args.get("ttl_ms", 0)
-        ends_ns = operation.call_ns + int(ttl_ms * 960_000) - 100_000_000 if ttl_ms else 0
-        return operation.args["value"], max(1, ends_ns) if ttl_ms else 0
+        value, ttl_ms = operation.args["value"], operation.args.get("ttl_ms", 0)
+        if not ttl_ms:
+            return value, 0, 0
+        may_go_ns = operation.call_ns + int(ttl_ms * 960_000) - 100_000_000
+        gone_ns = 0
+        if not operation.pending:
+            gone_ns = operation.return_ns + int(ttl_ms * 1_040_000) + LATE_MS * 1_000_000
+        return value, max(1, may_go_ns), gone_ns

@@ -336,6 +336,11 @@ def unconfirmed_shown() -> None:
     put(Home, "_take_yielded", trusted)
 
 
+@mutant("what has expired in Redis is served once more when its home reads it")
+def expired_value_loaded() -> None:
+    put(homes, "received", lambda copy, now_ms: received(copy, now_ms + 1))
+
+
 # --- Redis and marks --------------------------------------------------------------------------
 
 

@@ -1,8 +1,9 @@
 """One run: nodes, a leader, a Redis, clients, their troubles, and the judgement on all of it.
 
 First everything goes wrong that the profile knows, and invariants are checked at every step. Then
-all faults are healed and every node must serve every key again. At last the history of each key is
-checked for linearizability.
+all faults are healed and every node must serve every key again; and once more when every value with
+a time to live is gone, and every process is another one. At last the history of each key is checked
+for linearizability.
 
 Under local durability a crash or a lapsed lease may lose what was not written back. From such a
 moment on the history of that key is not judged.
@@ -27,7 +28,7 @@ from sim.cache.clients import Call, Client
 from sim.cache.faults import Trouble
 from sim.cache.host import Host
 from sim.cache.leader import Leader
-from sim.cache.model import CacheModel
+from sim.cache.model import LATE_MS, CacheModel
 from sim.cache.profiles import Profile
 from sim.cache.redis import Redis
 from sim.kernel import US_PER_MS, US_PER_S, DriftingClock, Kernel, Violation
@@ -35,6 +36,7 @@ from sim.network import Network
 from sim.results import Failure, Result
 
 HEALED_WITHIN_S = 25.0
+GONE_AFTER_S = 3.0 + LATE_MS / 1_000  # the longest time to live, and more
 DRIFT_PPM = 9_000
 CLIENTS = 7
 
@@ -171,7 +173,9 @@ class World:
         self.nemesis.start()
         kernel.run_until(int((1 + self.profile.chaos_s) * US_PER_S))
         self._heal()
-        self._require_progress()
+        self._require_progress("reader")
+        self._restart_all()
+        self._require_progress("late reader")
         self._judge()
 
     def _heal(self) -> None:
@@ -191,11 +195,20 @@ class World:
         self.kernel.run_until(self.kernel.now_us + 2 * US_PER_S)
         self.is_over = True
 
-    def _require_progress(self) -> None:
+    def _restart_all(self) -> None:
+        """Go on with what Redis has, when all of it has been there for a while."""
+        self.kernel.run_until(self.kernel.now_us + int(GONE_AFTER_S * US_PER_S))
+        for host in self.hosts.values():
+            host.crash()
+        self.kernel.run_until(self.kernel.now_us + US_PER_S)
+        for host in self.hosts.values():
+            host.start()
+
+    def _require_progress(self, name: str) -> None:
         """Every node serves every key, in the end."""
         kernel = self.kernel
         deadline_us = kernel.now_us + int(HEALED_WITHIN_S * US_PER_S)
-        reader = Client(self, "reader")
+        reader = Client(self, name)
         self.clients.append(reader)
         for host in list(self.hosts.values()):
             for key in self.keys:

@@ -116,6 +116,23 @@ def test_a_value_expires_at_every_node_and_is_not_served_after(mode: Durability)
 
 
 @pytest.mark.parametrize("mode", MODES)
+def test_what_has_expired_in_redis_is_not_there_when_its_home_reads_it(mode: Durability) -> None:
+    cluster = Cluster("abc", durability=mode)
+    key, other = cluster.key_at("a"), cluster.key_at("b")
+    for one in (key, other):
+        cluster.write("b", one, "short", ttl_ms=3_000)
+    cluster.after(2_900)
+    assert cluster.in_redis(key) == "short"
+    for name in "abc":
+        cluster.crash(name)
+        cluster.boot(name)
+    cluster.after(200, run=False)
+    cluster.change_ring("abc")
+    assert cluster.read("c", key) is None
+    cluster.write("c", other, "new", if_version=ABSENT)
+
+
+@pytest.mark.parametrize("mode", MODES)
 def test_a_copy_counts_what_remains_from_asking_and_less_a_margin(mode: Durability) -> None:
     cluster = Cluster("abc", durability=mode)
     key = cluster.key_at("a")
