@@ -30,6 +30,7 @@ from distsync_node.cache.calls import CacheCalls
 from distsync_node.cache.options import CacheOptions
 from distsync_node.cache.service import CacheService
 from distsync_node.cache.types import Durability
+from distsync_node.descriptors import raise_limit
 from distsync_node.errors import (
     ConfigConflict,
     DistSyncError,
@@ -68,6 +69,7 @@ def run(settings: Settings) -> int:
     """Run a node until it is told to stop; return the exit code."""
     configure_logging(level=settings.log_level, node=settings.name)
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
+    raise_limit()
     try:
         return uvloop.run(_Program(settings).run())
     except StartupError as error:

@@ -22,7 +22,8 @@ from distsync_node.api.gateway import Gateway
 from distsync_node.api.hot_reads import PREFIXES
 from distsync_node.api.routes import Endpoint, Handler
 from distsync_node.api.server import HttpProtocol
-from distsync_node.errors import RequestTimeout
+from distsync_node.descriptors import has_room_for_client
+from distsync_node.errors import LimitReached, RequestTimeout
 
 MAX_BODY_BYTES = 64 << 10
 MAX_UNREAD_BYTES = 64 << 10
@@ -97,6 +98,11 @@ def direct_protocol(gateway: Gateway) -> type[HttpProtocol]:
     class DirectProtocol(HttpProtocol):
         cycle: Any
         _body_timer: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            if not has_room_for_client(transport):
+                self._refuse(LimitReached("too many connections to this node", limit="connections"))
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._body_is_over()

@@ -20,6 +20,7 @@ import httptools
 import msgspec
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from distsync_node.descriptors import has_room_for_call
 from distsync_node.errors import DistSyncError
 from distsync_node.peers.wire import MAX_BODY_BYTES, MESSAGES_PATH, decode_envelope, encode
 from distsync_node.replica.types import Answer, Envelope
@@ -58,6 +59,10 @@ def message_protocol(
                 self._is_fresh = False
                 if data.startswith(request_lines):
                     self._hand_over(data)
+                    return
+                if not has_room_for_call(self.transport):
+                    self.transport.write(_refusal(429, "too many connections to this node"))
+                    self.transport.close()
                     return
             super().data_received(data)
 
@@ -166,9 +171,13 @@ class MessageProtocol(asyncio.Protocol):
 
     def _refuse(self, status: int, reason: str) -> None:
         if self._transport is not None:
-            body = reason.encode("utf-8", "replace")
-            self._transport.write(
-                b"HTTP/1.1 %d Refused\r\ncontent-type: text/plain\r\nconnection: close\r\n"
-                b"content-length: %d\r\n\r\n%b" % (status, len(body), body)
-            )
+            self._transport.write(_refusal(status, reason))
             self._transport.close()
+
+
+def _refusal(status: int, reason: str) -> bytes:
+    body = reason.encode("utf-8", "replace")
+    return (
+        b"HTTP/1.1 %d Refused\r\ncontent-type: text/plain\r\nconnection: close\r\n"
+        b"content-length: %d\r\n\r\n%b" % (status, len(body), body)
+    )

@@ -19,7 +19,7 @@ from typing import assert_never
 import msgspec
 
 from distsync_node.cluster.ring_state import Epoch, RingState
-from distsync_node.errors import ShuttingDown
+from distsync_node.errors import DiskFull, ShuttingDown
 from distsync_node.locks.commands import LockCommand
 from distsync_node.peers.inbound import Respond
 from distsync_node.peers.links import Link
@@ -387,12 +387,12 @@ class Runtime:
             link.kick()
         self.step(StoragePersisted(now_ms=boottime_ms(), seq=seq))
 
-    def _disk_full(self, full: bool) -> None:
-        if full:
-            logger.error("the disk is full: writes wait until there is room")
+    def _disk_full(self, error: DiskFull | None) -> None:
+        if error is not None:
+            logger.error("%s: writes wait until there is some", error)
         else:
-            logger.warning("the disk has room again")
-        self.step(DiskFullChanged(now_ms=boottime_ms(), full=full))
+            logger.warning("there is room to write again")
+        self.step(DiskFullChanged(now_ms=boottime_ms(), full=error is not None))
 
     def stop(self, reason: str) -> None:
         """Take no further part and have the program end."""

@@ -10,7 +10,8 @@ Guarantees:
 - what is submitted is written in that order; everything queued goes into one `Storage.write`;
 - `on_persisted(seq)` runs on the event loop after the write up to `seq` is durable, with rising
   `seq`;
-- while the disk is full the batch is kept and tried again, and nothing behind it overtakes it;
+- while there is no room the batch is kept and tried again, and nothing behind it overtakes it;
+  `on_disk_full` is told the error, and None once the batch is through;
 - after a failure of the disk, or a bug, nothing more is written and `on_fatal` runs once.
 """
 
@@ -44,7 +45,7 @@ class DiskThread:
         *,
         loop: asyncio.AbstractEventLoop,
         on_persisted: Callable[[int], object],
-        on_disk_full: Callable[[bool], object],
+        on_disk_full: Callable[[DiskFull | None], object],
         on_fatal: Callable[[BaseException], object],
         retry_after_seconds: float = _RETRY_AFTER_SECONDS,
         quick_seconds: float = _QUICK_SECONDS,
@@ -166,15 +167,15 @@ class DiskThread:
             started = time.perf_counter()
             try:
                 self._storage.write(batch)
-            except DiskFull:
+            except DiskFull as error:
                 if not was_full:
                     was_full = True
-                    self._tell(self._on_disk_full, True)
+                    self._tell(self._on_disk_full, error)
                 if self._closing.wait(self._retry_after_seconds):
                     return False
             else:
                 if was_full:
-                    self._tell(self._on_disk_full, False)
+                    self._tell(self._on_disk_full, None)
                 seconds = time.perf_counter() - started
                 self._tell(self._thread_persisted, len(batch), batch[-1].seq, seconds)
                 return True

@@ -1,7 +1,7 @@
 """The few file operations the storage needs, so that tests can put a failing disk underneath.
 
-Every operation raises `OSError` as the system call does. `is_disk_full` tells the errors that
-pass when space is freed from those that mean the disk failed.
+Every operation raises `OSError` as the system call does. `is_for_want_of_room` tells the errors
+that pass when something is freed from those that mean the disk failed.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ import os
 from pathlib import Path
 from typing import Protocol
 
-_DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+# ENOMEM is not among them: a sync may fail with it, and a failed sync is never repeated.
+_WANT_OF_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE})
 _NOT_SUPPORTED = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
 
 
-def is_disk_full(error: OSError) -> bool:
-    """Whether freeing space (or raising a quota or size limit) makes the operation succeed."""
-    return error.errno in _DISK_FULL
+def is_for_want_of_room(error: OSError) -> bool:
+    """Whether the operation succeeds once space, a quota or open files are freed."""
+    return error.errno in _WANT_OF_ROOM
 
 
 class FileSystem(Protocol):

@@ -29,7 +29,7 @@ import msgspec
 
 from distsync_node.errors import InvariantViolation
 from distsync_node.raft.types import Entry, HardState, LogIndex, MemberId
-from distsync_node.storage.filesystem import FileSystem, is_disk_full
+from distsync_node.storage.filesystem import FileSystem, is_for_want_of_room
 from distsync_node.storage.records import (
     SECTOR_BYTES,
     DamageError,
@@ -176,7 +176,7 @@ class SegmentedLog:
                 self._reserved = self._reserve(file, self._end, start + len(data))
             self._filesystem.write_durably(file, data, start)
         except OSError as error:
-            if is_disk_full(error):
+            if is_for_want_of_room(error):
                 self._cut()
             raise
 
@@ -191,7 +191,7 @@ class SegmentedLog:
                 if not self._filesystem.allocate(file, start, target - start):
                     return None
             except OSError as error:
-                if not is_disk_full(error) or target == end:
+                if not is_for_want_of_room(error) or target == end:
                     raise
                 self._filesystem.truncate(file, start)
                 target = max(target // 4, end)
@@ -333,7 +333,7 @@ class SegmentedLog:
             try:
                 self._filesystem.write(file, data[found.last_start : found.end], found.last_start)
             except OSError as error:
-                if not is_disk_full(error):
+                if not is_for_want_of_room(error):
                     raise
         self._filesystem.sync(file)
 

@@ -3,8 +3,9 @@
 Guarantees:
 
 - when `write` returns, the batch is on disk and stays there over a crash at any moment;
-- when it raises `DiskFull`, nothing that was durable is lost, no part of a record remains, and
-  the same batch may be written again (its snapshot may be durable by then, its record is not);
+- when it raises `DiskFull` (no space, or no room for a new file in the table of open files),
+  nothing that was durable is lost, no part of a record remains, and the same batch may be written
+  again (its snapshot may be durable by then, its record is not);
 - a failed sync is never repeated: after `StorageFailed` the storage refuses everything;
 - `open` gives back what was written, in order, or stops with one line that names file and offset.
 
@@ -49,7 +50,7 @@ from distsync_node.storage.directory import (
     lock_directory,
     open_member,
 )
-from distsync_node.storage.filesystem import FileSystem, OsFileSystem, is_disk_full
+from distsync_node.storage.filesystem import FileSystem, OsFileSystem, is_for_want_of_room
 from distsync_node.storage.log import (
     SEGMENT_BYTES,
     Record,
@@ -309,7 +310,7 @@ class Storage:
             wanted = min(keep_from, LogIndex(self._snapshot_index + 1))
             self._log.delete_below(max(wanted, _FIRST_INDEX))  # a discarded segment has index 0
         except OSError as error:
-            if not is_disk_full(error):
+            if not is_for_want_of_room(error):
                 raise
             # Some file systems need space to delete. The next snapshot tries again.
 
@@ -321,8 +322,8 @@ class Storage:
             try:
                 yield
             except OSError as error:
-                if is_disk_full(error):
-                    raise DiskFull(f"the disk of {self._path} is full: {error.strerror}") from error
+                if is_for_want_of_room(error):
+                    raise DiskFull(f"no room to write to {self._path}: {error.strerror}") from error
                 self._failure = f"the disk of {self._path} failed: {error}"
                 raise StorageFailed(self._failure) from error
 

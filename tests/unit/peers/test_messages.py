@@ -14,7 +14,7 @@ import uvicorn
 
 from distsync_node.api.server import HttpProtocol
 from distsync_node.errors import ShuttingDown
-from distsync_node.peers import links, outbound
+from distsync_node.peers import inbound, links, outbound
 from distsync_node.peers.inbound import Respond, message_protocol, receive_envelopes
 from distsync_node.peers.links import Link
 from distsync_node.peers.outbound import Target
@@ -317,12 +317,22 @@ async def test_what_is_no_envelope_is_400_and_changes_nothing(
     assert receiver.envelopes == []
 
 
-async def exchange(receiver: Receiver, body: bytes) -> int:
-    """POST that body as messages; return the status of the answer, after which the port closes."""
+async def test_where_files_run_short_messages_pass_and_calls_are_refused(
+    receiver: Receiver, sender: Sender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inbound, "has_room_for_call", lambda _transport: False)
+    sender.link.address(receiver.url)
+    sender.send(1)
+    await eventually(lambda: sender.answers)
+    assert await exchange(receiver, b"", "/locks/submit") == 429
+
+
+async def exchange(receiver: Receiver, body: bytes, path: str = MESSAGES_PATH) -> int:
+    """POST that body; return the status of the answer, after which the port closes."""
     host, port = receiver.listener.getsockname()
     reader, writer = await asyncio.open_connection(host, port)
     head = (
-        f"POST {MESSAGES_PATH} HTTP/1.1\r\nhost: b\r\nauthorization: Bearer {SECRET}\r\n"
+        f"POST {path} HTTP/1.1\r\nhost: b\r\nauthorization: Bearer {SECRET}\r\n"
         f"content-length: {len(body)}\r\n\r\n"
     )
     writer.write(head.encode() + body)

@@ -5,6 +5,8 @@
   directory has happened.
 - With `writeback`, some dirty sectors reach the disk at any time before that, as the kernel likes.
 - `budget_bytes` is what can still be written or reserved: then a write stops half-way with ENOSPC.
+- `openings`: how many calls that open something still succeed; then EMFILE, the table of open
+  files is full.
 - `fail_next_sync`: the sync raises EIO, and the dirty sectors count as clean without being on disk.
 - `cut_after`: the power goes before the n-th operation from now.
 """
@@ -128,6 +130,7 @@ class FaultFileSystem:
         self.root = Directory()
         self.can_reserve = can_reserve
         self.budget_bytes: int | None = None
+        self.openings: int | None = None
         self.fail_next_sync = False
         self.cut_after: int | None = None
         self.operations = 0
@@ -199,10 +202,12 @@ class FaultFileSystem:
             node = child
 
     def list_directory(self, path: Path) -> list[str]:
+        self._open()
         return list(self._directory(path).current)
 
     def sync_directory(self, path: Path) -> None:
         self._step()
+        self._open()
         self._directory(path).sync()
 
     def lock(self, path: Path) -> int:
@@ -219,6 +224,7 @@ class FaultFileSystem:
 
     def open(self, path: Path, *, create: bool = False) -> int:
         self._step()
+        self._open()
         names = self._directory(path.parent)
         node = names.current.get(path.name)
         if create:
@@ -303,6 +309,12 @@ class FaultFileSystem:
             self.is_off = self.is_off or self.cut_after < 0
         if self.is_off:
             raise PowerCut
+
+    def _open(self) -> None:
+        if self.openings is not None:
+            self.openings -= 1
+            if self.openings < 0:
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
     def _spend(self, wanted: int) -> int:
         if self.budget_bytes is None:

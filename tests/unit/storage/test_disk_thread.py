@@ -47,7 +47,7 @@ class Rig:
         self.storage.failure = None
         self.storage.batches = []
         self.persisted: list[int] = []
-        self.full: list[bool] = []
+        self.full: list[DiskFull | None] = []
         self.fatal: list[BaseException] = []
         self.threads: set[int] = set()
         self._changed = asyncio.Event()
@@ -158,11 +158,11 @@ async def test_a_full_disk_is_reported_and_the_batch_kept_until_it_goes_through(
     rig.thread.submit(append(3, 3))
     rig.storage.arrived.clear()
     await rig.blocked()  # it tries again by itself
-    assert rig.full == [True]
+    assert rig.full == [rig.storage.failure]
     assert rig.persisted == []
-    rig.storage.failure = None
+    full, rig.storage.failure = rig.storage.failure, None
     await rig.until(lambda: rig.persisted == [2, 3])
-    assert rig.full == [True, False]
+    assert rig.full == [full, None]
     rig.storage.close()
     assert on_disk(tmp_path) == entries(2, 3)
 
@@ -259,15 +259,15 @@ async def test_nothing_overtakes_what_the_thread_has(quick: Rig) -> None:
 async def test_a_disk_found_full_on_the_event_loop_is_tried_again_on_the_thread(
     quick: Rig,
 ) -> None:
-    quick.storage.failure = DiskFull("full")
+    full = quick.storage.failure = DiskFull("full")
     quick.thread.submit(append(3, 3))
     quick.thread.write_pending()
     quick.thread.submit(append(4, 4))
     quick.thread.write_pending()
-    await quick.until(lambda: quick.full == [True])
+    await quick.until(lambda: quick.full == [full])
     quick.storage.failure = None
     await quick.until(lambda: quick.persisted and quick.persisted[-1] == 4)
-    assert quick.full == [True, False]
+    assert quick.full == [full, None]
     assert [seq for batch in quick.storage.batches for seq in batch] == [3, 4]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -135,6 +136,27 @@ def test_an_install_on_a_full_disk_goes_through_later(room_after_snapshot: bool)
     assert state is not None
     assert state.snapshot == snapshot(20, 3)
     assert state.entries == entries(21, 22, 3, payload=b"x" * 3000)
+
+
+@pytest.mark.parametrize("openings", range(8))
+def test_a_full_table_of_open_files_only_delays(openings: int) -> None:
+    disk = FaultFileSystem()
+    storage = founded(disk)
+    storage.write([append(2, 9)])
+    batch = [
+        append(10, 11, payload=b"x" * 3000),
+        Persist(seq=1, snapshot=snapshot(9), keep_from=LogIndex(10)),
+    ]
+    disk.openings = openings
+    with suppress(DiskFull):  # the last openings are for deletions, which may be left out
+        storage.write(batch)
+    disk.openings = None
+    storage.write(batch)
+    storage.write([append(12, 13, payload=b"x" * 3000)])
+    state = after_restart(disk, 5).recovered
+    assert state is not None
+    assert state.snapshot == snapshot(9)
+    assert state.entries[-4:] == entries(10, 13, payload=b"x" * 3000)
 
 
 def test_founding_and_removal_on_a_full_disk_can_be_repeated() -> None:

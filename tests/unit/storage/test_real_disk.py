@@ -217,7 +217,7 @@ def test_a_limit_below_a_segment_is_used_to_the_end(tmp_path: Path) -> None:
             print(error)
     """
     last, message = run(code, tmp_path)
-    assert message == f"the disk of {tmp_path} is full: File too large"
+    assert message == f"no room to write to {tmp_path}: File too large"
     assert int(last) > 100
     state = Storage.open(tmp_path).recovered
     assert state is not None
