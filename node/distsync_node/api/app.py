@@ -35,7 +35,21 @@ from distsync_node.queues.service import QueueService
 from distsync_node.services.interface import Node
 
 _DEFAULTS = ApiOptions()
-_PROBES = ("/healthz", "/readyz", "/metrics")
+# Answered however many requests wait: probes, and what ends or prolongs what others wait for.
+_UNLIMITED = frozenset(
+    {
+        "/healthz",
+        "/readyz",
+        "/metrics",
+        "/lock/release",
+        "/lock/renew",
+        "/session/keepalive",
+        "/session/close",
+        "/queue/ack",
+        "/queue/nack",
+        "/queue/extend",
+    }
+)
 
 OnInvariantViolation = Callable[[InvariantViolation], None]
 
@@ -187,7 +201,7 @@ def build_peer_app(
     return Gateway(
         node=node,
         node_name=node_name,
-        routes=RouteTable(_endpoints(handlers)),
+        routes=RouteTable(_endpoints(handlers, has_limits=False)),
         options=options,
         admit=_Doorkeeper(secret),
         raw_handlers=peer_handlers,
@@ -195,13 +209,12 @@ def build_peer_app(
     )
 
 
-def _endpoints(handlers: Mapping[str, Handler]) -> list[Endpoint]:
+def _endpoints(handlers: Mapping[str, Handler], *, has_limits: bool = True) -> list[Endpoint]:
     endpoints = []
     for route, handler in handlers.items():
         method, _, template = route.partition(" ")
-        endpoints.append(
-            Endpoint(method, template, handler=handler, has_limit=template not in _PROBES)
-        )
+        has_limit = has_limits and template not in _UNLIMITED
+        endpoints.append(Endpoint(method, template, handler=handler, has_limit=has_limit))
     return endpoints
 
 
@@ -261,7 +274,7 @@ class _Framework(FastAPI):
             path: str = getattr(route, "path")  # noqa: B009 - every kind of route has one
             methods: set[str] = getattr(route, "methods", None) or set()
             found += [
-                Endpoint(method, path, app=self, has_limit=path not in _PROBES)
+                Endpoint(method, path, app=self, has_limit=path not in _UNLIMITED)
                 for method in methods - {"HEAD"}
             ]
         return found

@@ -43,7 +43,7 @@ class Endpoint:
         self.template = template
         self.handler = handler
         self.app = app
-        self.has_limit = has_limit  # of concurrent requests; probes answer under any load
+        self.has_limit = has_limit  # of concurrent requests; see `app`
         self.metrics = RouteMetrics(method, template)
 
 

@@ -34,6 +34,7 @@ from distsync_node.locks.commands import (
     Granted,
     LockCommand,
     Notice,
+    OpenSession,
     Outcome,
     RefusalCode,
     Refused,
@@ -515,12 +516,23 @@ class Participant:
             self._reject(ref, RejectReason.NOT_LEADER)
         elif self.disk_full:
             self._reject(ref, RejectReason.DISK_FULL)
-        elif self._requests.count >= self._options.max_pending:
+        elif self._requests.count >= self._options.max_pending and self._is_too_much(command):
             self._reject(ref, RejectReason.OVERLOADED)
         elif isinstance(command, Cancel) and self._is_awaited(command):
             self._reply(ref, Done())
         else:
             self._requests.submit(ref, command)
+
+    def _is_too_much(self, command: LockCommand) -> bool:
+        """Whether a command is refused while that many wait.
+
+        What ends or prolongs something never is: it is what makes waits end well. And requests that
+        wait in queues keep out only what would wait there too, since they cost the leader nothing.
+        """
+        if isinstance(command, Acquire | Upgrade) and command.wait_ms > 0:
+            return True
+        begins = isinstance(command, Acquire | Upgrade | OpenSession)
+        return begins and self._requests.submitted_count >= self._options.max_pending
 
     def _is_awaited(self, command: Cancel) -> bool:
         """Whether another connection waits here for what a node that lost its client gives up."""

@@ -76,6 +76,11 @@ class Requests:
         return len(self._submitted) + len(self._parked)
 
     @property
+    def submitted_count(self) -> int:
+        """Requests that wait to be proposed."""
+        return len(self._submitted)
+
+    @property
     def has_submitted(self) -> bool:
         """Something waits to be proposed."""
         return bool(self._submitted or self._keepalives)

@@ -429,7 +429,7 @@ class ReplicaOptions:
     snapshot_log_bytes: int = 16 << 20
     snapshot_entries: int = 50_000
     hash_interval: int = 1_024  # entries between two comparisons of state hashes
-    max_pending: int = 20_000  # requests waiting for an outcome
+    max_pending: int = 20_000  # requests waiting for an outcome; see Participant
     name_takeover_ms: int = 3_000  # silence after which a member's name may be taken over
     supported_versions: tuple[int, int] = (1, 1)
     lease: LeaseOptions = field(default_factory=LeaseOptions)

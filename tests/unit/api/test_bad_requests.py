@@ -385,7 +385,9 @@ async def test_wrong_client_ids_are_refused(client: httpx.AsyncClient, client_id
     assert problem(answer, 422, "bad_request")["field"] == "Distsync-Client"
 
 
-async def test_too_many_requests_at_once_are_429_but_probes_answer(node: LocalNode) -> None:
+async def test_too_many_requests_at_once_are_429_but_what_ends_them_is_answered(
+    node: LocalNode,
+) -> None:
     app = build_public_app(node, node_name="node-1", options=ApiOptions(max_concurrent_requests=1))
     await post(app, "/lock/acquire", b'{"name":"x","owner":"a"}').done()
     waiting = post(app, "/lock/acquire", b'{"name":"x","owner":"b","wait_ms":60000}')
@@ -399,7 +401,10 @@ async def test_too_many_requests_at_once_are_429_but_probes_answer(node: LocalNo
         assert refused.headers["retry-after"] == "1"
         for path in ("/healthz", "/readyz", "/metrics"):
             assert (await client.get(path)).status_code == 200
-        waiting.disconnect()
+        held = {"name": "x", "owner": "a", "token": 1}
+        assert (await client.post("/lock/acquire", json=ACQUIRE)).status_code == 429
+        assert (await client.post("/lock/renew", json={**held, "ttl_ms": 1_000})).status_code == 200
+        assert (await client.post("/lock/release", json=held)).status_code == 200
         await waiting.done()
         assert (await client.get("/locks")).status_code == 200
 

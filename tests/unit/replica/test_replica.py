@@ -320,6 +320,49 @@ def test_a_waiting_request_is_parked_and_told_when_granted() -> None:
     assert granted.outcome.owner == "o2"
 
 
+def test_those_that_wait_keep_out_others_that_would_wait_and_nobody_else() -> None:
+    pump = Pump(options=ReplicaOptions(max_pending=4))
+    pump.form()
+    opening = OpenSession(
+        key=RequestKey(client="c", request="s"), digest=b"s", session=SessionId("s"), ttl_ms=60_000
+    )
+    pump.submit(10, opening)
+    pump.submit(11, acquire("a", "o1", request="1", ttl_ms=60_000))
+    pump.run(50)
+    for ref in range(20, 24):
+        pump.submit(ref, acquire("a", f"w{ref}", request=f"{ref}", wait_ms=600_000))
+    pump.run(50)
+    assert len(pump.of_kind(Parked)) == 4
+    (first,) = pump.of_kind(Reply, 11)
+    token = first.outcome.grants[0].token
+
+    pump.submit(24, acquire("b", "w24", request="24", wait_ms=600_000))
+    (rejected,) = pump.of_kind(Rejected, 24)
+    assert rejected.reason is RejectReason.OVERLOADED
+
+    pump.submit(30, Renew(name="a", owner="o1", token=token, ttl_ms=60_000))
+    pump.submit(31, KeepAlive(sessions=(SessionId("s"),)))
+    pump.submit(32, acquire("c", "o2", request="32", ttl_ms=60_000))
+    pump.run(50)
+    key = RequestKey(client="c", request="33")
+    pump.submit(33, Release(key=key, digest=b"r", name="a", owner="o1", token=token))
+    pump.run(50)
+    assert all(isinstance(pump.of_kind(Reply, ref)[0].outcome, Done) for ref in (30, 31, 33))
+    assert isinstance(pump.of_kind(Reply, 32)[0].outcome, Granted)
+    assert isinstance(pump.of_kind(Reply, 20)[0].outcome, Granted)
+
+
+def test_what_cannot_be_proposed_in_time_is_refused_unless_it_ends_or_prolongs() -> None:
+    pump = Pump(options=ReplicaOptions(max_pending=4))
+    leader = pump.form()
+    for ref in range(20, 24):
+        command = acquire("a", f"o{ref}", request=f"{ref}")
+        pump.step(leader.member_id, Submit(now_ms=pump.now_ms, ref=ref, command=command))
+    pump.submit(24, acquire("b", "o24", request="24"))
+    (rejected,) = pump.of_kind(Rejected, 24)
+    assert rejected.reason is RejectReason.OVERLOADED
+
+
 def test_a_retry_survives_the_cancel_of_the_first_attempts_connection() -> None:
     pump = Pump()
     leader = pump.form()
