@@ -38,6 +38,7 @@ from distsync_node.errors import (
     StartupError,
 )
 from distsync_node.logs import configure_logging
+from distsync_node.peers import keepalive
 from distsync_node.peers.client import PeerClient
 from distsync_node.peers.endpoints import PeerEndpoints
 from distsync_node.peers.inbound import message_protocol, receive_envelopes
@@ -98,6 +99,7 @@ class _Program:
             loop.add_signal_handler(number, self._stop.set)
         public = _listen(settings.host, settings.port)
         peer = _listen(settings.host, settings.peer_port)
+        keepalive.probe(peer)
         async with PeerClient(settings.secret, settings.name) as client:
             node = _Node(settings, client)
             queues = QueueService(settings.redis_url, Owners(node, client))

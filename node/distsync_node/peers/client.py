@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 
 import aiohttp
 
+from distsync_node.peers import keepalive
 from distsync_node.peers.wire import ATTEMPT_HEADER, SENDER_HEADER
 
 CONNECT_SECONDS = 1.0
 LOOKUP_SECONDS = 3.0  # for a name and a connection together, where the call itself has no limit
+
+
+def _probed_socket(address: aiohttp.AddrInfoType) -> socket.socket:
+    family, kind, protocol, _, _ = address
+    connection = socket.socket(family, kind, protocol)
+    keepalive.probe(connection)
+    return connection
 
 
 class PeerUnreachable(Exception):
@@ -33,7 +42,9 @@ class PeerClient:
 
     async def __aenter__(self) -> PeerClient:
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, use_dns_cache=False, keepalive_timeout=60),
+            connector=aiohttp.TCPConnector(
+                limit=0, use_dns_cache=False, keepalive_timeout=60, socket_factory=_probed_socket
+            ),
             headers=self._headers,
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),

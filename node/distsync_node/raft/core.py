@@ -117,7 +117,7 @@ class RaftCore:
         if state.leadership is not None:
             deadline_ms = state.leadership.next_deadline_ms()
             return state.now_ms + IDLE_TICK_MS if deadline_ms is None else deadline_ms
-        if state.is_voter:
+        if state.is_voter or state.leader is not None:
             return state.election_deadline_ms
         return state.now_ms + IDLE_TICK_MS
 
@@ -127,8 +127,11 @@ class RaftCore:
         state = self._state
         if state.leadership is not None:
             state.leadership.tick()
-        elif state.is_voter and state.now_ms >= state.election_deadline_ms:
-            election.election_timeout(state)
+        elif state.now_ms >= state.election_deadline_ms:
+            if state.is_voter:
+                election.election_timeout(state)
+            elif state.leader is not None:
+                state.become_follower(state.term, None)  # a learner has lost its leader
 
     def _propose(self, event: Propose) -> None:
         leadership = self._state.leadership

@@ -330,7 +330,7 @@ class Participant:
             overdue_ms = self.serving.overdue_at_ms()
             if overdue_ms is not None:
                 deadline_ms = min(deadline_ms, overdue_ms)
-        if self._options.serves and self.raft.leader is not None:
+        if self._options.serves and (self.raft.leader is not None or not self._is_voter):
             deadline_ms = min(deadline_ms, self.serving.heartbeat_at_ms)
         return deadline_ms
 
@@ -465,15 +465,27 @@ class Participant:
         )
 
     def _heartbeat(self) -> None:
-        """Ask the leader for this node's lease."""
-        leader = self.raft.leader
-        request = self.serving.heartbeat(self.raft.configuration, self._now_ms)
-        if request is None or leader is None:
+        """Ask the leader for this node's lease.
+
+        A learner that knows no leader asks one member after another: it says nothing else, so
+        nobody else could tell it that it was removed.
+        """
+        configuration = self.raft.configuration
+        request = self.serving.heartbeat(configuration, self._now_ms)
+        if request is None:
             return
-        if leader == self.member_id:
-            self._lease_requested(leader, request)
-        else:
-            self._emit(SendPeer(to=leader, message=request))
+        asked = self.raft.leader
+        if asked is None and not self._is_voter:
+            others = [one.id for one in configuration.members if one.id != self.member_id]
+            asked = others[request.sequence % len(others)] if others else None
+        if asked == self.member_id:
+            self._lease_requested(asked, request)
+        elif asked is not None:
+            self._emit(SendPeer(to=asked, message=request))
+
+    @property
+    def _is_voter(self) -> bool:
+        return self.member_id in self.raft.configuration.voters
 
     def _lease_requested(self, sender: MemberId, request: LeaseRequest) -> None:
         # A step of the core judges the contact to the quorum at this very moment.

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
+from distsync_node.peers import keepalive
 from distsync_node.peers.client import PeerClient, PeerUnreachable
 from distsync_node.peers.wire import ATTEMPT_HEADER
 
@@ -45,6 +46,16 @@ def http(status: int, body: bytes = b"", **headers: str) -> bytes:
     lines = [f"HTTP/1.1 {status} So", f"content-length: {len(body)}"]
     lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
     return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+async def test_connections_are_probed_while_nothing_moves_on_them(
+    client: PeerClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probed: list[socket.socket] = []
+    monkeypatch.setattr(keepalive, "probe", probed.append)
+    async with Server(http(200)) as url:
+        await client.post(url, b"body", timeout_seconds=5)
+    assert len(probed) == 1
 
 
 async def test_the_body_of_a_200_and_who_asked(client: PeerClient) -> None:

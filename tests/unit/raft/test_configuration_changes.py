@@ -238,7 +238,8 @@ def test_a_removed_member_does_not_campaign() -> None:
     single = Single(term=2)
     single.receive("2", append(2, (1, 1), [config_entry(2, 2, REMOVE, "1")], commit=2))
     assert single.core.configuration.removed == ("1",)
-    assert single.tick(after_ms=100_000) == []
+    assert sent(single.tick(after_ms=100_000)) == []
+    assert single.core.role is Role.FOLLOWER
 
 
 def test_a_transfer_to_a_member_that_leaves_ends() -> None:

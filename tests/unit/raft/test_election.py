@@ -320,6 +320,20 @@ def test_learners_and_strangers_never_campaign(me: str) -> None:
     assert single.core.role is Role.FOLLOWER
 
 
+@pytest.mark.parametrize("me", ["4", "9"])
+def test_learners_and_strangers_notice_that_they_hear_their_leader_no_more(me: str) -> None:
+    single = Single("123", "4", me=me)
+    for _ in range(2):
+        single.receive("2", append(1, (1, 1)))
+        single.tick(after_ms=399)
+        assert single.core.leader == "2"
+        single.receive("2", append(1, (1, 1)))
+        effects = single.time_out()
+        assert single.core.next_deadline_ms() > single.now_ms + 100_000
+        assert [(c.role, c.leader) for c in of(effects, RoleChanged)] == [(Role.FOLLOWER, None)]
+        assert sent(effects) == []
+
+
 def test_a_role_change_is_announced_once() -> None:
     single = Single()
     changes = of(single.time_out(), RoleChanged)

@@ -207,6 +207,26 @@ def test_a_member_told_of_its_removal_marks_it_on_disk_once() -> None:
     assert len(pump.of_kind(MarkRemoved)) == 1
 
 
+def test_a_learner_removed_by_a_leader_that_died_is_told_by_the_others() -> None:
+    pump = Pump(nodes=4)
+    leader = pump.form()
+    (learner,) = (pump.replicas[one] for one in leader.configuration.learners)
+    pump.cut.add(learner.member_id)
+    (member,) = (one for one in pump.members if one.id == learner.member_id)
+    pump.step(
+        leader.member_id,
+        ChangeMembership(
+            now_ms=pump.now_ms, ref=5, operation=ConfigOperation.REMOVE, member=member
+        ),
+    )
+    pump.run(100)
+    assert pump.of_kind(AdminDone, 5)
+    pump.cut = {leader.member_id}
+    pump.run(3_000)
+    assert pump.of_kind(MarkRemoved) == [MarkRemoved()]
+    assert learner.state == "removed"
+
+
 def test_a_leader_that_removed_itself_still_tells_the_others_what_is_committed() -> None:
     """Its last messages are lost and another member is down: the survivor needs its word."""
     pump = Pump()

@@ -260,11 +260,14 @@ async def test_a_wait_does_not_last_longer_without_any_leader(cluster: TestClust
         await asyncio.wait_for(survivor.service.submit(late, timeout_ms=SHORT_MS), 10)
 
 
-async def test_a_wait_at_a_leader_that_is_heard_no_more_is_given_up(tmp_path: Path) -> None:
+@pytest.mark.parametrize("nodes", [3, 4], ids=["voter", "learner"])
+async def test_a_wait_at_a_leader_that_is_heard_no_more_is_given_up(
+    nodes: int, tmp_path: Path
+) -> None:
     """Cut off with its wait under way: neither an answer nor an end of the connection comes."""
     quick = RaftOptions(election_timeout_min_ms=400, election_timeout_max_ms=500)
-    async with running(tmp_path, raft_options=quick) as cluster:
-        follower = cluster.following[0]
+    async with running(tmp_path, nodes, raft_options=quick) as cluster:
+        follower = cluster.following[-1]  # the fourth is a learner
 
         class Parked(Silence):
             async def post(self, *arguments: object, **options: Any) -> bytes:
