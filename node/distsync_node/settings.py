@@ -66,6 +66,8 @@ class Settings:
         names = [name for name, _ in self.members]
         if len(set(names)) != len(names):
             raise StartupError("--members names a member twice")
+        if len({url for _, url in self.members}) != len(names):
+            raise StartupError("--members gives two members one address")
         if self.members and self.name not in names:
             raise StartupError(f"--members does not list this node ({self.name})")
         for url in (self.advertised_peer_url, *(url for _, url in self.members)):

@@ -55,6 +55,11 @@ def test_what_no_peer_can_be_reached_at(address: str) -> None:
         settings(members=(("n1", "http://n1"), ("n2", address)))
 
 
+def test_two_members_have_two_addresses() -> None:
+    with pytest.raises(StartupError, match="two members one address"):
+        settings(members=(("n1", "http://n:1"), ("n2", "http://n:1")))
+
+
 def test_addresses_for_clients_may_have_a_path_or_be_unknown() -> None:
     assert is_optional_client_url("https://example.com/distsync")
     assert is_optional_client_url("")

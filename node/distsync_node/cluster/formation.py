@@ -3,7 +3,8 @@
 Guarantees, whatever is lost, delayed or wiped meanwhile:
 
 - A cluster is created only by the first-listed node, and only after *every* listed node, itself
-  included, has answered that it belongs to none.
+  included, has answered under its own name and another id that it belongs to none. (A list that
+  leads to one process twice would found a cluster whose quorum that process is.)
 - Any node that reports a cluster forbids creating another.
 - Two quorums that do not meet cannot come to be: a genesis names member ids, each id is minted once
   for an empty disk, and a member adopts at most one cluster before it votes. Two competing lists
@@ -82,9 +83,15 @@ def decide(
         answer = own if name == own.member.name else answers.get(name)
         if answer is None:
             return Wait(reason=f"waiting for {name} to answer")
+        if answer.member.name != name:
+            return Wait(reason=f"at the address of {name} in the list answers {answer.member.name}")
         if not answer.uninitialised:
             return Wait(reason=f"waiting for {name}, which is joining a cluster or was removed")
         members.append(answer.member)
+    if len({member.id for member in members}) != len(members):
+        return Wait(
+            reason="two of the listed nodes answer with one id: is a data directory a copy?"
+        )
     return CreateCluster(members=tuple(members))
 
 

@@ -250,6 +250,8 @@ class Replica:
             self._bootstrap_again(event, self._initialising.meta.cluster_id, self.genesis)
         elif not any(member.id == self.member_id for member in event.members):
             self._reject(event.ref, RejectReason.NOT_LISTED)
+        elif len({member.id for member in event.members}) != len(event.members):
+            self._reject(event.ref, RejectReason.CONFIG_CONFLICT)
         else:
             self._bootstrap_refs.append(event.ref)
             version = self._options.supported_versions[0]

@@ -56,6 +56,18 @@ def test_a_node_that_is_joining_or_removed_forbids_creation() -> None:
     assert isinstance(act("a", b=empty("b"), c=joining), Wait)
 
 
+def test_one_node_under_two_names_is_no_second_node() -> None:
+    decision = act("a", b=empty("b"), c=empty("b"))
+    assert decision == Wait(reason="at the address of c in the list answers b")
+
+
+def test_one_id_under_two_names_is_no_second_node() -> None:
+    copy = Identity(member=member("c", "id-b"), uninitialised=True, cluster_id=None)
+    decision = act("a", b=empty("b"), c=copy)
+    assert isinstance(decision, Wait)
+    assert "one id" in decision.reason
+
+
 def test_any_cluster_forbids_creation_even_if_others_are_silent() -> None:
     wiped = act("a", b=belongs("b", "old-a", "id-b", "id-c"), c=None)
     assert wiped == JoinCluster(cluster_id="k", leader=member("b"))

@@ -99,6 +99,17 @@ def test_a_bootstrap_that_does_not_list_this_very_id_is_refused() -> None:
     assert pump.replicas[MemberId("wiped")].state == "uninitialised"
 
 
+def test_a_bootstrap_that_lists_an_id_twice_is_refused() -> None:
+    pump = Pump(nodes=1)
+    (member,) = pump.members
+    twice = (member, Member(id=member.id, name="n2", peer_url="http://n2"))
+    (effect,) = pump.replicas[member.id].step(
+        Bootstrap(now_ms=0, ref=1, cluster_id="k", members=twice)
+    )
+    assert isinstance(effect, Rejected)
+    assert effect.reason is RejectReason.CONFIG_CONFLICT
+
+
 def test_a_bootstrap_is_idempotent_and_a_second_cluster_is_refused() -> None:
     pump = Pump()
     pump.form()
