@@ -273,7 +273,9 @@ LOCK_OPERATIONS = (
         summary="Watch a lock",
         description=(
             "Server-sent events named `lock` with the lock as data: one at once, then one whenever"
-            " holders or waiters have changed (several changes may come as one)."
+            " holders or waiters have changed (several changes may come as one). A comment every"
+            " 15 s says that nothing has; a node that cannot have the leader confirm that ends the"
+            " stream."
         ),
         response="text/event-stream",
         schema={

@@ -199,6 +199,7 @@ class LockReads:
                 if any(ender.done() for ender in enders):
                     break
                 if not change.done():
+                    await self._barrier()  # silence counts only from who would hear of a change
                     await self._send_chunk(send, _KEEP_ALIVE)
                     continue
                 change.result()
@@ -210,7 +211,8 @@ class LockReads:
                         send, b"event: lock\ndata: " + encode(response) + b"\n\n"
                     )
         except (DistSyncError, TimeoutError):
-            pass  # the node stopped or the client does not read: the stream ends, it may come again
+            pass  # The node stopped, was removed or cut off, or the client does not read: the
+            # stream ends, and the client may come again, here or elsewhere.
         finally:
             await _stop(change, changes)
         await self._send_end(send)

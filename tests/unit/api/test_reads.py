@@ -193,6 +193,16 @@ async def test_watch_ends_when_the_node_stops(app: Gateway, node: LocalNode) -> 
     assert exchange.is_complete
 
 
+async def test_watch_ends_at_a_node_that_would_not_hear_of_a_change(
+    app: Gateway, node: LocalNode
+) -> None:
+    exchange = watch(app, "x")
+    await exchange.until(lambda one: b": keep-alive\n\n" in one.body)
+    node.error = NoLeader("no leader confirmed the read in time")
+    await exchange.done()
+    assert exchange.is_complete
+
+
 async def test_watches_are_limited(node: LocalNode) -> None:
     app = build_public_app(node, node_name="node-1", options=ApiOptions(max_watchers=1))
     first = watch(app, "x")
