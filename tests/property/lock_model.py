@@ -463,6 +463,11 @@ class LockModel:
 
     def _end_wait(self, wait: Wait, code: RefusalCode) -> None:
         self.waits.remove(wait)
+        if wait.mode is S:
+            for name in wait.names:
+                others = [h.mode for h in self.holders(name)] + [w.mode for w in self.queue(name)]
+                if S not in others:
+                    self.limits.pop(name, None)
         answer = ("refused", code)
         self._over(wait.key, wait.digest, answer, wait.attempt)
         self.ended[wait.key] = (wait.attempt, answer)

@@ -124,6 +124,9 @@ def granted(state: LockState, *held: HeldGrant) -> Granted:
 def leave(state: LockState, request: WaitingRequest, refusal: Refused) -> None:
     """End a wait without a grant."""
     current = state.remove_waiting(request)
+    if current.mode is LockMode.SHARED:
+        for name in current.names:
+            state.free_limit(state.locks[name])
     state.finish(current.key, current.digest, refusal, current.attempt)
     state.notices.append(Notice(current.key, current.attempt, refusal))
 

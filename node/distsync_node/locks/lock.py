@@ -15,7 +15,9 @@ writer; a reader that comes after a waiting writer does not pass it, so writers 
 place of a semaphore is kept for an earlier waiter that is held up in another lock.
 
 A lock exists only while it has holders or waiters. Its limit is fixed by the first shared request
-(or by an exclusive one that names a limit) and stays for as long as the lock exists.
+(or by an exclusive one that names a limit) and stays for as long as the lock exists. Only when a
+shared request gives up, and no other shared one holds or waits, may the next fix it anew: nobody
+shall be refused for the limit of one that never held.
 """
 
 from __future__ import annotations
@@ -109,6 +111,12 @@ class Lock(msgspec.Struct, gc=False, eq=False):
             yield self.upgrade
         if self.queue is not None:
             yield from self.queue.values()
+
+    @property
+    def has_shared(self) -> bool:
+        """Whether a shared request holds it or waits for it."""
+        waiting = 0 if self.queue is None else len(self.queue) - self.exclusive_waiters
+        return self.shared is not None or waiting > 0
 
     def enqueue(self, request: WaitingRequest) -> None:
         """Put a request at the end of the queue, or an upgrade at the head of the lock."""

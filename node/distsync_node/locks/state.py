@@ -219,6 +219,12 @@ class LockState:
             lock.limit = limit
             self.hash.add(LockLimit(lock.name, limit))
 
+    def free_limit(self, lock: Lock) -> None:
+        """Let the next shared request fix the limit, if no shared one holds or waits."""
+        if lock.limit != LIMIT_UNSET and not lock.has_shared:
+            self.hash.remove(LockLimit(lock.name, lock.limit))
+            lock.limit = LIMIT_UNSET
+
     def drop_if_idle(self, lock: Lock) -> None:
         """Forget a lock that nobody holds or waits for."""
         if lock.exclusive is None and lock.shared is None and lock.queue is None:

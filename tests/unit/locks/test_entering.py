@@ -261,6 +261,28 @@ def test_an_exclusive_request_does_not_care_for_the_limit() -> None:
     assert locks.holders("s") == ["writer"]
 
 
+def test_who_gives_up_before_it_held_leaves_no_limit_behind() -> None:
+    locks = Locks()
+    locks.hold("holder", "s", "t", ttl_ms=60_000)
+    locks.wait_shared("first", "s", "t", limit=3, wait_ms=1_000)
+    locks.wait_shared("second", "s", limit=3)
+    locks.pass_time_and_expire(1_000)
+    late = locks.acquire("third", "s", mode=S, limit=5, wait_ms=1_000)
+    assert code_of(late) is RefusalCode.LIMIT_MISMATCH  # the second still waits
+    locks.wait_shared("third", "t", limit=5)
+    locks.cancel("second")
+    locks.wait_shared("fourth", "s", limit=5)
+
+
+def test_a_limit_that_somebody_holds_by_outlasts_who_gives_up() -> None:
+    locks = Locks()
+    locks.share("holder", "s", limit=1)
+    locks.wait_shared("waiter", "s", limit=1)
+    locks.cancel("waiter")
+    outcome = locks.acquire("other", "s", mode=S, limit=2, wait_ms=1_000)
+    assert code_of(outcome) is RefusalCode.LIMIT_MISMATCH
+
+
 @pytest.mark.parametrize("limit", [0, -1, -2, 1_000_001])
 def test_a_limit_out_of_range_is_refused(limit: int) -> None:
     outcome = Locks().acquire("owner", "s", mode=S, limit=limit)
