@@ -147,6 +147,10 @@ class Admin:
         body = {"name": name, "owner": owner, "token": token, "request_id": request_id}
         await self._post("/lock/force_release", body, Nothing)
 
+    async def raise_tokens(self, above: int) -> None:
+        """Have only fencing tokens above that one issued."""
+        await self._post("/lock/raise_tokens", {"above": above}, Nothing)
+
     async def _post(self, path: str, body: object, answer: type[_Answer]) -> _Answer:
         return await self._through_any(lambda url: self._caller.post(f"{url}{path}", body, answer))
 

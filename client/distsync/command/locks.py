@@ -123,6 +123,28 @@ async def _force_release(admin: Admin, name: str, owner: str, token: int) -> Non
 
 
 @lock.command()
+@click.argument("above", type=click.IntRange(min=1, max=2**52))
+@cluster_options
+@admin_options
+@click.pass_obj
+def raise_tokens(
+    options: Options, above: int, secret_file: Path | None, peer_url: str | None
+) -> None:
+    """Issue only fencing tokens above a number, as an administrator.
+
+    For a cluster that was restored from a backup or made anew and does not know which tokens were
+    issued meanwhile or before.
+    """
+
+    async def send() -> None:
+        async with Admin(options, secret_file, peer_url) as admin:
+            await admin.raise_tokens(above)
+
+    asyncio.run(send())
+    emit(render_json({"above": above}) if options.json else f"tokens are above {above} from now on")
+
+
+@lock.command()
 @click.argument("prefix", default="", shell_complete=complete_lock_name)
 @cluster_options
 @click.pass_obj

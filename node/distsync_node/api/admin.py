@@ -24,11 +24,14 @@ from distsync_node.api.schemas import (
     ForceReleaseRequest,
     IdentityResponse,
     MemberIdText,
+    RaisedResponse,
+    RaiseTokensRequest,
     ReleasedResponse,
     TransferRequest,
     TransferResponse,
 )
 from distsync_node.errors import BadRequest, DistSyncError, Unavailable
+from distsync_node.locks.commands import FencingToken, RaiseTokens
 from distsync_node.raft.types import Configuration, LogIndex, Member, MemberId
 from distsync_node.services.interface import Node
 
@@ -38,7 +41,7 @@ _Change = Callable[[MemberId, LogIndex | None], Awaitable[Configuration]]
 
 
 class AdminEndpoints:
-    """Bootstrap, membership, transfer of leadership, forced release."""
+    """Bootstrap, membership, transfer of leadership, forced release, higher tokens."""
 
     def __init__(
         self, node: Node, options: ApiOptions, bodies: Bodies, *, peer_url: str, client_url: str
@@ -53,6 +56,7 @@ class AdminEndpoints:
         self._change = Decoder(ChangeMemberRequest)
         self._transfer = Decoder(TransferRequest)
         self._force_release = Decoder(ForceReleaseRequest)
+        self._raise_tokens = Decoder(RaiseTokensRequest)
 
     async def identity(self, _call: Call) -> bytes:
         """GET /cluster/identity"""
@@ -159,6 +163,15 @@ class AdminEndpoints:
             reply = await self._node.submit(command, timeout_ms=self._timeout_ms)
             done(reply.outcome)
         return encode(ReleasedResponse())
+
+    async def raise_tokens(self, call: Call) -> bytes:
+        """POST /lock/raise_tokens"""
+        request = await self._bodies.read(call, self._raise_tokens)
+        command = RaiseTokens(above=FencingToken(request.above))
+        with _Logged(call, "raise_tokens", above=request.above):
+            reply = await self._node.submit(command, timeout_ms=self._timeout_ms)
+            done(reply.outcome)
+        return encode(RaisedResponse(above=request.above))
 
     async def _expected_index_of_body(self, call: Call) -> LogIndex | None:
         request = await self._bodies.read_optional(call, self._change)

@@ -195,6 +195,7 @@ def build_peer_app(
         "POST /cluster/drain": admin.drain,
         "POST /cluster/archive": admin.archive,
         "POST /lock/force_release": admin.force_release,
+        "POST /lock/raise_tokens": admin.raise_tokens,
         "GET /healthz": cluster.health,
         "GET /openapi.json": openapi,
     }

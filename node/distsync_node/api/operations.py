@@ -598,6 +598,22 @@ PEER_OPERATIONS = (
         errors=(*_ADMIN, *BODY, errors.RequestIdReused, errors.NotHolder),
     ),
     Operation(
+        method="POST",
+        path="/lock/raise_tokens",
+        id="raise_tokens",
+        tag="administration",
+        summary="Issue only higher fencing tokens from now on",
+        description=(
+            "For a cluster that was restored from a backup or made anew: it cannot know which"
+            " tokens were issued meanwhile or before. Call it before clients do. Never lowers them."
+        ),
+        request=schemas.RaiseTokensRequest,
+        requests={"restored": {"above": 2**40}},
+        response=schemas.RaisedResponse,
+        answers={"raised": {"above": 2**40}},
+        errors=(*_ADMIN, *BODY),
+    ),
+    Operation(
         method="GET",
         path="/healthz",
         id="health",

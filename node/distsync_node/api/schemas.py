@@ -14,6 +14,7 @@ from msgspec import Meta
 from distsync_node.addresses import OPTIONAL_CLIENT_URL_PATTERN, PEER_URL_PATTERN
 
 MAX_SAFE_INTEGER = 2**53 - 1
+MAX_RAISED_TOKEN = 2**52  # as many are left
 MAX_TTL_MS = 86_400_000
 MIN_TTL_MS = 100
 MAX_WAIT_MS = 600_000
@@ -481,6 +482,21 @@ class ForceReleaseRequest(_Request, frozen=True):
     owner: str = ""
     token: Annotated[int, Meta(ge=0, le=MAX_SAFE_INTEGER)] = 0
     request_id: RequestId | None = None
+
+
+class RaiseTokensRequest(_Request, frozen=True):
+    """POST /lock/raise_tokens (idempotent)."""
+
+    above: Annotated[
+        int,
+        Meta(ge=1, le=MAX_RAISED_TOKEN, description="Higher than every token issued so far"),
+    ]
+
+
+class RaisedResponse(_Response, frozen=True):
+    """Every token from now on is above this one."""
+
+    above: int
 
 
 class ConfigurationResponse(_Response, frozen=True):

@@ -122,6 +122,15 @@ class Cancel(_Command, frozen=True, tag="x"):
     attempt: int
 
 
+class RaiseTokens(_Command, frozen=True, tag="t"):
+    """Issue only tokens above `above` from now on. Idempotent, so it needs no key.
+
+    An administrator's call: neither a cluster restored from a backup nor one that was made anew can
+    know the tokens issued since or before."""
+
+    above: FencingToken
+
+
 class ExpiredGrant(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A grant whose deadline the leader saw pass."""
 
@@ -163,6 +172,7 @@ LockCommand: TypeAlias = (
     | KeepAlive
     | CloseSession
     | Cancel
+    | RaiseTokens
     | Expire
 )
 

@@ -38,6 +38,7 @@ from distsync_node.locks.commands import (
     Acquire,
     Cancel,
     CloseSession,
+    Done,
     Downgrade,
     Expire,
     ExpiredGrant,
@@ -50,6 +51,7 @@ from distsync_node.locks.commands import (
     Notice,
     OpenSession,
     Outcome,
+    RaiseTokens,
     Release,
     Renew,
     SessionId,
@@ -121,6 +123,9 @@ class LockMachine:
                 return expire(state, command)
             case Cancel():
                 return cancel(state, command)
+            case RaiseTokens():
+                self.raise_tokens(command.above)
+                return Done()
             case _:
                 record = state.requests.get(command.key)
                 if record is not None:
@@ -207,10 +212,7 @@ class LockMachine:
         return FencingToken(self._state.token)
 
     def raise_tokens(self, minimum: int) -> None:
-        """Make every token issued from now on higher than `minimum`.
-
-        For a restore from a backup, which cannot know the tokens issued since it was made.
-        """
+        """Make every token issued from now on higher than `minimum`; never back."""
         if minimum > limits.MAX_TOKEN:
             raise InvariantViolation(f"fencing tokens cannot be raised to {minimum}")
         self._state.token = max(self._state.token, minimum)

@@ -34,6 +34,7 @@ CALLS = [
     ("POST", "/cluster/drain"),
     ("POST", "/cluster/archive"),
     ("POST", "/lock/force_release"),
+    ("POST", "/lock/raise_tokens"),
     ("GET", "/no/such/path"),
     ("POST", "/raft/messages"),
 ]
@@ -335,6 +336,18 @@ async def test_forced_release_of_an_owner_needs_the_token(
     answer = await admin.post("/lock/force_release", json={"name": "x", "owner": "a"})
     assert (answer.status_code, answer.json()["field"]) == (422, "token")
     assert node.submitted == []
+
+
+async def test_tokens_are_raised_once_and_never_lowered(
+    admin: httpx.AsyncClient, client: httpx.AsyncClient
+) -> None:
+    for above in (2**40, 2**40, 7):
+        answer = await admin.post("/lock/raise_tokens", json={"above": above})
+        assert (answer.status_code, answer.json()) == (200, {"above": above})
+    granted = await client.post("/lock/acquire", json={"name": "x", "owner": "a"})
+    assert granted.json()["token"] == 2**40 + 1
+    refused = await admin.post("/lock/raise_tokens", json={"above": 2**52 + 1})
+    assert (refused.status_code, refused.json()["field"]) == (422, "above")
 
 
 async def test_admin_calls_leave_a_line_that_says_who_did_what(
