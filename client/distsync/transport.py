@@ -12,7 +12,9 @@ What may be repeated, and what an end without an answer means:
   and broke off, timed out, or got 504 (or a 5xx that no node wrote: a proxy's) may have been done.
 - Once an attempt may have been done, only an answer about this request ends the doubt. Without one
   the call ends with `OutcomeUnknown`; without doubt, with `Unavailable`. The cluster remembers
-  request ids for two minutes, so a doubtful call is not repeated for longer than 100 seconds.
+  request ids for two minutes, so a doubtful call is not repeated for longer than 100 seconds. Of
+  locks it remembers the last 100,000 ends; under more load than that, a repeated release may be
+  `NotHolder`, and a repeated acquire a grant of its own, whose token is the only current one.
 - Between attempts there is a jittered pause that doubles up to half a second: short enough to meet
   a new leader soon, long enough for many clients at once.
 

@@ -17,6 +17,7 @@ from distsync_node.locks.commands import (
     Expire,
     KeepAlive,
     LockCommand,
+    RaiseTokens,
     Renew,
     RequestKey,
     Upgrade,
@@ -46,7 +47,7 @@ class ImpatientNode(LocalNode):
     examples all have the same request id."""
 
     async def submit(self, command: LockCommand, *, timeout_ms: int) -> CommandReply:
-        if not isinstance(command, Renew | KeepAlive | Cancel | Expire):
+        if not isinstance(command, Renew | KeepAlive | Cancel | RaiseTokens | Expire):
             key = RequestKey(client=command.key.client, request=mint_request_id())
             command = msgspec.structs.replace(command, key=key)
         if isinstance(command, Acquire | Upgrade) and command.wait_ms > LONGEST_WAIT_MS:
