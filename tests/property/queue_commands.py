@@ -103,7 +103,7 @@ class Commands:
 
     def forget_requests(self) -> None:
         """Let so much time pass that requests may be forgotten; the younger must not be."""
-        self._it.advance(self._pick((20_000, 20_000, 20_000, 61_000)))
+        self._it.advance(self._pick((40_000, 40_000, 40_000, 121_000)))
         self.push()
         self.repeat()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-MEMORY_MS = 60_000
+MEMORY_MS = 120_000
 DEFAULTS = {
     "max_length": 0,
     "max_deliveries": 10,

@@ -279,7 +279,7 @@ MUTANTS = (
         "the memory of requests drops the newest",
         "lib/requests.lua",
         "call('UNLINK', other)",
-        "call('UNLINK', current)",
+        "call('UNLINK', k.requests_0, k.requests_1)",
     ),
 )
 

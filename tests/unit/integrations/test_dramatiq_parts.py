@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
+from typing import Any
 
 import dramatiq
 import pytest
@@ -26,8 +27,40 @@ from distsync import (
 from distsync.integrations.dramatiq import DistSyncBroker
 from distsync.integrations.dramatiq.bodies import to_bytes, to_text
 from distsync.integrations.dramatiq.failures import translated
+from distsync.integrations.dramatiq.pushing import Push, Pusher
+from distsync.queue_models import PushBody
 
 NOWHERE = "http://127.0.0.1:9"
+
+
+class Cluster:
+    """The clock and the transport of a core whose pushes all end in doubt."""
+
+    timeout_seconds = 90.0
+
+    def __init__(self) -> None:
+        self.seconds = 1_000.0
+        self.asked: list[tuple[str, float]] = []
+        self.clock = self.transport = self
+
+    def now(self) -> float:
+        return self.seconds
+
+    async def post(self, _path: str, body: PushBody, *_: object, **options: Any) -> None:
+        self.asked.append((str(body.request_id), options["give_up_at"] - self.seconds))
+        raise OutcomeUnknown
+
+
+async def test_a_push_in_doubt_is_sent_under_its_id_only_while_the_cluster_remembers_it() -> None:
+    cluster, pusher = Cluster(), Pusher()
+    push = Push(queue="q", message_id="m", body="x", delay_ms=0, priority=0)
+    for seconds in (0, 59, 1):
+        cluster.seconds += seconds
+        with pytest.raises(OutcomeUnknown):
+            await pusher.push(cluster, push)  # type: ignore[arg-type]
+    (first, first_s), (second, second_s), (third, third_s) = cluster.asked
+    assert first == second != third
+    assert (first_s, second_s, third_s) == (90, 41, 90)
 
 
 def test_json_is_sent_as_it_is() -> None:

@@ -24,7 +24,8 @@ from distsync.queue_models import PushBody, Pushed, PushedMessage
 
 __all__ = ["Push", "Pusher"]
 
-_REMEMBERED_SECONDS: Final = 60.0  # the cluster remembers a request for two minutes
+_SAME_SECONDS: Final = 60.0  # enqueued again within this, it is the same request
+_REPEATED_SECONDS: Final = 100.0  # a request is sent within this; it is remembered for 120
 _MAX_DOUBTS: Final = 10_000
 _ORDINARY_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
@@ -43,7 +44,10 @@ class Push:
 @dataclass(frozen=True, slots=True)
 class _Doubt:
     request_id: str
-    until: float
+    since: float
+
+    def is_good(self, now: float) -> bool:
+        return now < self.since + _SAME_SECONDS
 
 
 class Pusher:
@@ -59,12 +63,19 @@ class Pusher:
         """
         now = core.clock.now()
         doubt = self._doubts.pop(_digest(push), None) if self._doubts else None
-        is_known = doubt is not None and doubt.until > now
+        is_known = doubt is not None and doubt.is_good(now)
         if doubt is None or not is_known:
-            doubt = _Doubt(_new_id(push.message_id), now + _REMEMBERED_SECONDS)
+            doubt = _Doubt(_new_id(push.message_id), now)
+        give_up_at = now + core.transport.timeout_seconds
+        if is_known:
+            give_up_at = min(give_up_at, doubt.since + _REPEATED_SECONDS)
         try:
             await core.transport.post(
-                "/queue/push", _body(push, doubt.request_id), Pushed, needs_leader=False
+                "/queue/push",
+                _body(push, doubt.request_id),
+                Pushed,
+                needs_leader=False,
+                give_up_at=give_up_at,
             )
         except BaseException as error:
             if is_known or not isinstance(error, DistSyncError) or may_have_been_done(error):
@@ -73,7 +84,7 @@ class Pusher:
 
     def _remember(self, push: Push, doubt: _Doubt, now: float) -> None:
         if len(self._doubts) >= _MAX_DOUBTS:
-            self._doubts = {key: one for key, one in self._doubts.items() if one.until > now}
+            self._doubts = {key: one for key, one in self._doubts.items() if one.is_good(now)}
         if len(self._doubts) < _MAX_DOUBTS:
             self._doubts[_digest(push)] = doubt
 

@@ -4,11 +4,9 @@
 --
 -- Two generations: answers go into the current one; when that is MEMORY_MS old the older is
 -- unlinked (freed by a background thread, whatever its size) and becomes the current. So an answer
--- is kept for at least MEMORY_MS and at most twice that. A generation that is full before may be
--- replaced once it is MEMORY_FLOOR_MS old, which bounds the memory of a queue under heavy load.
-local MEMORY_MS = 60000
-local MEMORY_FLOOR_MS = 15000
-local MEMORY_ENTRIES = 250000
+-- is kept for at least MEMORY_MS and for hardly more than twice that, however many there are: clients
+-- repeat a call that may have been done for almost as long. What bounds them is the memory of Redis.
+local MEMORY_MS = 120000
 local REUSED = '\145\166reused'  -- cmsgpack.pack({'reused'})
 
 -- Returns the digest and the answer of the first call, or nothing.
@@ -37,10 +35,7 @@ end
 local function rotate_requests()
   local generation, since = 0, 0
   if requests_packed then generation, since = cmsgpack.unpack(requests_packed) end
-  local current = generation == 1 and k.requests_1 or k.requests_0
-  local age = now - since
-  if age < MEMORY_FLOOR_MS then return current end
-  if age < MEMORY_MS and call('HLEN', current) < MEMORY_ENTRIES then return current end
+  if now - since < MEMORY_MS then return generation == 1 and k.requests_1 or k.requests_0 end
   local other = generation == 1 and k.requests_0 or k.requests_1
   call('UNLINK', other)
   call('HSET', k.meta, 'requests', cmsgpack.pack(1 - generation, now))
