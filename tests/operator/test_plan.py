@@ -28,6 +28,7 @@ from distsync_operator.model import (
     Trouble,
 )
 from distsync_operator.plan import plan
+from distsync_operator.plan.objects import known_names
 from kube.samples import (
     DEFAULTS,
     UID,
@@ -161,6 +162,25 @@ def test_an_object_of_an_owner_of_the_same_name_that_was_deleted_is_not_touched(
         reason="NameTaken",
         message="Service demo exists and does not belong to this resource; delete or rename it",
     )
+
+
+@pytest.mark.parametrize(
+    ("switch", "kind"),
+    [("podDisruptionBudget", "PodDisruptionBudget"), ("networkPolicy", "NetworkPolicy")],
+)
+def test_an_object_of_somebody_else_under_a_name_that_is_not_wanted_is_left_alone(
+    switch: str, kind: str
+) -> None:
+    wish = desired(cluster(**{switch: {"enabled": False}}))
+    seen = observed(wish)
+    own = {"metadata": {"name": "demo", "uid": "x", "labels": {"app": "other"}}}
+    assert plan(replace(seen, objects={**seen.objects, (kind, "demo"): own}), wish) == Plan()
+
+
+def test_nothing_of_an_external_redis_is_looked_for() -> None:
+    wish = cluster(redis={"external": {"urlSecretRef": {"name": "demo-redis"}}})
+    assert "demo-redis" not in {name for _, name in known_names(wish)}
+    assert {"demo-redis"} <= {name for _, name in known_names(cluster())}
 
 
 def test_an_object_that_somebody_changed_is_corrected() -> None:

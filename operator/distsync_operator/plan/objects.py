@@ -25,9 +25,12 @@ _OPTIONAL = {
 
 
 def known_names(cluster: Cluster) -> list[ObjectKey]:
-    """Return every object that may belong to a cluster, pods and claims aside."""
+    """Return every object that may belong to a cluster, pods and claims aside.
+
+    A Redis that is not ours has none, now or before: managed and external never change places.
+    """
     name, redis = cluster.name, names.redis(cluster.name)
-    return [
+    of_nodes = [
         ("Secret", names.secret(name)),
         ("ConfigMap", f"{name}-config"),
         ("Service", names.headless(name)),
@@ -36,18 +39,18 @@ def known_names(cluster: Cluster) -> list[ObjectKey]:
         ("NetworkPolicy", name),
         ("StatefulSet", name),
         ("ServiceMonitor", name),
-        ("Secret", redis),
-        ("ConfigMap", redis),
-        ("Service", redis),
-        ("NetworkPolicy", redis),
-        ("StatefulSet", redis),
     ]
+    of_redis = ("Secret", "ConfigMap", "Service", "NetworkPolicy", "StatefulSet")
+    is_ours = cluster.spec.redis.managed is not None
+    return [*of_nodes, *((kind, redis) for kind in of_redis if is_ours)]
 
 
 def foreign(situation: Situation) -> Plan | None:
     """Touch nothing while an object of a wanted name belongs to somebody else."""
+    named = {key_of(manifest) for manifest in wanted(situation)}
     for (kind, name), live in situation.observed.objects.items():
-        if not _is_ours(situation.desired.cluster, live):
+        is_wanted = kind == "StatefulSet" or (kind, name) in named
+        if is_wanted and not _is_ours(situation.desired.cluster, live):
             message = (
                 f"{kind} {name} exists and does not belong to this resource; delete or rename it"
             )
@@ -78,7 +81,8 @@ def supporting(situation: Situation) -> Plan | None:
         if live is None or not says(live, manifest):
             return Plan(action=apply(manifest))
     for key, live in objects.items():
-        if key[0] in _OPTIONAL and key not in manifests:
+        is_ours = _is_ours(situation.desired.cluster, live)
+        if key[0] in _OPTIONAL and key not in manifests and is_ours:
             return Plan(action=_delete(key, live))
     return None
 
