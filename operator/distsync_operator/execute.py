@@ -30,15 +30,17 @@ from distsync_operator.spec import Cluster, Manifest
 
 async def execute(
     action: Action, cluster: Cluster, kube: Kube, nodes: Nodes | None, pods: Mapping[str, Pod]
-) -> None:
+) -> Manifest | None:
     """Carry out an action; whatever interrupts it, the next pass sees what came of it.
+
+    Returns the object that an Apply led to.
 
     Raises:
         KubeError, NodeError: it was refused, or nobody knows what came of it.
     """
     match action:
         case Apply(manifest=manifest):
-            await kube.apply(manifest)
+            return await kube.apply(manifest)
         case Delete():
             await kube.delete(
                 action.kind,
@@ -61,6 +63,7 @@ async def execute(
             if nodes is None:
                 raise NodeError("", "the secret that nodes share does not exist yet")
             await _ask(action, nodes, pods)
+    return None
 
 
 async def _ask(

@@ -8,6 +8,7 @@ is found by the digest of the manifest in an annotation.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from distsync_operator import names
@@ -23,44 +24,33 @@ def stamped(manifest: Manifest) -> Manifest:
     return {**manifest, "metadata": {**metadata, "annotations": annotations}}
 
 
-def says(live: Manifest, manifest: Manifest) -> bool:
-    """Whether the live object needs no apply of the (unstamped) manifest."""
-    return contains(live, stamped(manifest))
+def lacking(live: Any, wanted: Any) -> frozenset[str]:
+    """Return the paths of all that `wanted` names and `live` does not have."""
+    return frozenset(path.removeprefix(".") for path in _lacking(live, wanted, ""))
 
 
-def contains(live: Any, wanted: Any) -> bool:
-    """Whether `live` has all that `wanted` names."""
+def _lacking(live: Any, wanted: Any, path: str) -> Iterator[str]:
     if live == wanted:
-        return True
-    if isinstance(wanted, dict):
-        return _map_contains(live, wanted)
-    if isinstance(wanted, list):
-        return _list_contains(live, wanted)
-    return _same_scalar(live, wanted)
+        return
+    match live, wanted:
+        case dict(), dict():
+            for key, value in wanted.items():
+                yield from _lacking(live.get(key), value, f"{path}.{key}")
+        case list(), [{"name": _}, *_] if all("name" in item for item in wanted):
+            named = {item.get("name"): item for item in live if isinstance(item, dict)}
+            for item in wanted:
+                name = item["name"]
+                yield from _lacking(named.get(name), item, f"{path}[{name}]")
+        case list(), list() if len(live) == len(wanted):
+            for index, (one, other) in enumerate(zip(live, wanted, strict=True)):
+                yield from _lacking(one, other, f"{path}[{index}]")
+        case _ if not _is_same(live, wanted):
+            yield path
 
 
-def _map_contains(live: Any, wanted: dict[str, Any]) -> bool:
-    if not wanted:
-        return live is None or isinstance(live, dict)
-    return isinstance(live, dict) and all(
-        contains(live.get(key), value) for key, value in wanted.items()
-    )
-
-
-def _list_contains(live: Any, wanted: list[Any]) -> bool:
-    if not wanted:
-        return not live
-    if not isinstance(live, list):
-        return False
-    if all(isinstance(item, dict) and "name" in item for item in wanted):
-        named = {item.get("name"): item for item in live if isinstance(item, dict)}
-        return all(contains(named.get(item["name"]), item) for item in wanted)
-    return len(live) == len(wanted) and all(map(contains, live, wanted))
-
-
-def _same_scalar(live: Any, wanted: Any) -> bool:
+def _is_same(live: Any, wanted: Any) -> bool:
     if live is None:
-        return wanted in ("", False, 0)  # the API server leaves out what is empty
+        return wanted in ({}, [], "", False, 0)  # the API server leaves out what is empty
     if isinstance(live, bool) or isinstance(wanted, bool):
         return False
     if isinstance(live, str | int) and isinstance(wanted, str | int):

@@ -165,9 +165,12 @@ class Observed:
 
     `objects` are the live objects of the names that may be wanted, whoever made them. `redis_url`
     is the URL in the Secret that the resource names, None if there is none. `nodes` maps pod names.
+    `altered` are the fields of objects in which what was applied is not what came of it: something
+    in the API server, an admission webhook, has another opinion.
     """
 
     objects: Mapping[ObjectKey, Manifest] = field(default_factory=dict)
+    altered: Mapping[ObjectKey, frozenset[str]] = field(default_factory=dict)
     stateful_set: StatefulSet | None = None
     redis_set: StatefulSet | None = None
     pods: tuple[Pod, ...] = ()

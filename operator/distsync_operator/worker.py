@@ -19,8 +19,17 @@ from distsync_operator.boottime import boottime_s, precise_timestamp, timestamp
 from distsync_operator.errors import KubeError, NodeError, OperatorError, SpecError
 from distsync_operator.execute import describe, execute
 from distsync_operator.kube import Kube
+from distsync_operator.matching import lacking
 from distsync_operator.metrics import Metrics
-from distsync_operator.model import Desired, Observed, Plan, Trouble
+from distsync_operator.model import (
+    Apply,
+    Desired,
+    ObjectKey,
+    Observed,
+    Plan,
+    Trouble,
+    key_of,
+)
 from distsync_operator.nodes import Nodes
 from distsync_operator.observe import observe_nodes, observe_objects
 from distsync_operator.plan import plan
@@ -82,6 +91,7 @@ class Worker:
         self._secret: str | None = None
         self._nodes: Nodes | None = None
         self._told: Trouble | None = None
+        self._altered: dict[ObjectKey, frozenset[str]] = {}
         self._failures = self._refusals = 0
         self._is_refused = False
 
@@ -159,6 +169,7 @@ class Worker:
         kube = self._shared.kube
         has_monitor = await self._shared.has_monitor()
         observed = await observe_objects(kube, cluster, has_monitor=has_monitor)
+        observed = replace(observed, altered=self._altered)
         await self._use_secret(secret_of(observed.objects, cluster.name))
         if self._nodes is None:
             return observed
@@ -186,7 +197,7 @@ class Worker:
         pods = {pod.name: pod for pod in observed.pods}
         self._shared.metrics.actions.labels(type(action).__name__).inc()
         try:
-            await execute(action, cluster, self._shared.kube, self._nodes, pods)
+            answer = await execute(action, cluster, self._shared.kube, self._nodes, pods)
         except NodeError as error:  # a refusal is usual: leaders change, names are still taken
             logger.info("%s/%s: %s: %s", self._namespace, self._name, describe(action), error)
             return None if self._is_passing() else _trouble("NodeRefused", error)
@@ -200,7 +211,25 @@ class Worker:
         logger.info("%s/%s: %s", self._namespace, self._name, text)
         operation = decision.operation.type if decision.operation is not None else "Maintain"
         await self._event(cluster, "Normal", operation, text)
+        if isinstance(action, Apply) and answer is not None:
+            await self._note_altered(cluster, action.manifest, answer)
         return None
+
+    async def _note_altered(self, cluster: Cluster, manifest: Manifest, answer: Manifest) -> None:
+        """Remember what could not be had although it was applied: trying again would change
+        nothing, and would never end."""
+        key = key_of(manifest)
+        fields = lacking(answer, manifest)
+        if not fields:
+            self._altered.pop(key, None)
+        elif fields != self._altered.get(key):
+            self._altered[key] = fields
+            text = (
+                f"{key[0]} {key[1]} is not as it was applied, and is left so: an admission webhook"
+                f" changes {', '.join(sorted(fields))}"
+            )
+            logger.warning("%s/%s: %s", self._namespace, self._name, text)
+            await self._event(cluster, "Warning", "Altered", text)
 
     def _is_passing(self) -> bool:
         """Whether a refusal is one of a few; repeated, it is worth saying."""

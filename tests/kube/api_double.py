@@ -13,6 +13,7 @@ import asyncio
 import json
 import uuid
 from collections import Counter, deque
+from collections.abc import Callable
 from copy import deepcopy
 from datetime import UTC, datetime
 from typing import Any
@@ -59,6 +60,7 @@ class ApiDouble:
         self.refused: list[str] = []  # what they did not
         self.fixed_classes: set[str] = set()  # storage classes whose volumes cannot grow
         self.url = ""
+        self.admission: Callable[[str, Body], None] | None = None  # changes what is written
         self._version = 1_000
         self._oldest = 0  # a watch from before this is gone
         self._history: deque[tuple[int, str, Body]] = deque()
@@ -128,6 +130,8 @@ class ApiDouble:
         metadata["generation"] = 1
         if kind == "DistSyncCluster":
             body.pop("status", None)
+        if self.admission is not None:
+            self.admission(kind, body)
         created = self.put(kind, body)
         owners = {one["uid"] for one in metadata.get("ownerReferences") or []}
         known = {one["metadata"]["uid"] for one in self.objects.values()}
@@ -153,6 +157,8 @@ class ApiDouble:
         after = {**before, "status": body.get("status")} if status else deepcopy(body)
         if not status and "status" in before and kind in ("DistSyncCluster", "StatefulSet"):
             after["status"] = before["status"]
+        if self.admission is not None and not status:
+            self.admission(kind, after)
         changed = after.get("spec") != before.get("spec")
         system = {
             name: before["metadata"][name]

@@ -28,11 +28,12 @@ def die_once(moment: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-async def mortal_execute(action: Any, *rest: Any) -> None:
+async def mortal_execute(action: Any, *rest: Any) -> Any:
     """Carry an action out."""
     die_once(f"before: {describe(action)}")
-    await execute(action, *rest)
+    answer = await execute(action, *rest)
     die_once(f"after: {describe(action)}")
+    return answer
 
 
 class MortalNodes(Nodes):

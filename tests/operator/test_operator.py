@@ -14,6 +14,7 @@ import aiohttp
 import pytest
 
 from distsync import AsyncClient
+from kube.light_nodes import LightKubelet
 from kube.operator_world import World, running_world
 
 pytestmark = pytest.mark.timeout(400)
@@ -44,6 +45,16 @@ async def writes_while_woken(world: World) -> set[str]:
     return {kind for _, kind in world.api.writes - before}
 
 
+async def comes_to_rest(world: World) -> None:
+    """Once the last node is in the ring nothing changes, and nothing is written, however often
+    events wake the operator."""
+    for _ in range(5):
+        written = await writes_while_woken(world)
+        if written <= {"Lease"}:
+            break
+    assert written <= {"Lease"}
+
+
 async def says_how_it_is(world: World) -> None:
     """Health and metrics of the operator itself."""
     url = f"http://127.0.0.1:{world.operator_port}"
@@ -72,14 +83,7 @@ async def test_a_cluster_comes_to_be_and_rests_and_goes_without_a_trace(world: W
     async with AsyncClient(world.url()) as client, client.lock("a", ttl=10) as lock:
         assert lock.token
 
-    # Once the last node is in the ring nothing changes, and nothing is written, however often
-    # events wake the operator.
-    for _ in range(5):
-        written = await writes_while_woken(world)
-        if written <= {"Lease"}:
-            break
-    assert written <= {"Lease"}
-
+    await comes_to_rest(world)
     world.api.delete("DistSyncCluster", world.resource)
     await world.eventually(lambda: not world.api.list("Pod"), "no pod left")
 
@@ -90,6 +94,27 @@ async def test_a_cluster_comes_to_be_and_rests_and_goes_without_a_trace(world: W
 
     await world.eventually(is_gone, "nothing else left")
     assert world.stop_operators() == [0]
+
+
+async def test_an_admission_webhook_has_the_last_word_and_the_operator_rests(
+    tmp_path: Path,
+) -> None:
+    def limit(kind: str, body: dict[str, Any]) -> None:
+        if kind == "StatefulSet":
+            (container,) = body["spec"]["template"]["spec"]["containers"]
+            container["resources"]["limits"]["memory"] = "3Gi"
+
+    async with running_world(tmp_path, kubelet=LightKubelet) as world:
+        world.api.admission = limit
+        await start(world)
+        world.create(replicas=3)
+        await world.eventually(lambda: world.ready_with(3), "three nodes ready")
+        await comes_to_rest(world)
+        told = [one["message"] for one in world.api.list("Event") if one["reason"] == "Altered"]
+        fields = [f"spec.template.spec.containers[{name}].resources" for name in ("node", "redis")]
+        assert [text.rpartition(" changes ")[2] for text in sorted(told)] == [
+            f"{field}.limits.memory" for field in fields
+        ]
 
 
 async def test_a_paused_resource_is_observed_and_left_alone(world: World) -> None:

@@ -191,6 +191,19 @@ def test_an_object_that_somebody_changed_is_corrected() -> None:
     assert action.manifest["spec"]["ports"][0]["port"] == 8080
 
 
+def test_what_cannot_be_had_is_settled_until_something_else_differs() -> None:
+    seen = observed(WISH)
+    body = seen.objects["StatefulSet", "demo"]
+    (container,) = body["spec"]["template"]["spec"]["containers"]
+    container["resources"]["limits"]["memory"] = "3Gi"
+    assert isinstance(plan(seen, WISH).action, Apply)
+    field = "spec.template.spec.containers[node].resources.limits.memory"
+    seen = replace(seen, altered={("StatefulSet", "demo"): frozenset({field})})
+    assert plan(seen, WISH) == Plan()
+    container["image"] = "mine:1"
+    assert isinstance(plan(seen, WISH).action, Apply)
+
+
 def test_a_budget_that_is_not_wanted_any_more_is_deleted() -> None:
     wish = desired(cluster(podDisruptionBudget={"enabled": False}))
     assert plan(observed(WISH), wish).action == Delete(

@@ -7,6 +7,7 @@ import socketserver
 import subprocess
 import threading
 from base64 import b64decode
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 
 from distsync_operator import names
 from distsync_operator.errors import SpecError
-from distsync_operator.matching import contains, says, stamped
+from distsync_operator.matching import lacking, stamped
 from distsync_operator.quantity import parse_quantity
 from distsync_operator.resources.config import config_map
 from distsync_operator.resources.disruption import disruption_budget
@@ -296,13 +297,28 @@ def test_quantities_are_read_as_kubernetes_reads_them() -> None:
     ],
 )
 def test_what_the_api_server_adds_is_no_difference(live: Any, wanted: Any, same: bool) -> None:
-    assert contains(live, wanted) is same
+    assert (not lacking(live, wanted)) is same
 
 
 def test_what_is_not_wanted_any_more_is_a_difference() -> None:
     before, after = nodes(podTemplate={"env": [{"name": "A", "value": "1"}]}), nodes()
-    assert says(stamped(before), before)
-    assert not says(stamped(before), after)
+    assert lacking(stamped(before), stamped(before)) == frozenset()
+    assert lacking(stamped(before), stamped(after)) == {
+        "metadata.annotations.distsync.dev/applied"
+    }
+
+
+def test_what_is_lacking_is_named_by_its_path() -> None:
+    wanted = nodes()
+    live = deepcopy(wanted)
+    live["spec"]["replicas"] = 2
+    container(live)["resources"]["limits"]["memory"] = "2Gi"
+    del live["spec"]["template"]["spec"]["volumes"][1]
+    assert lacking(live, wanted) == {
+        "spec.replicas",
+        "spec.template.spec.containers[node].resources.limits.memory",
+        "spec.template.spec.volumes[redis]",
+    }
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from distsync_operator import names
-from distsync_operator.matching import says, stamped
+from distsync_operator.matching import stamped
 from distsync_operator.model import Action, Apply, Delete, ObjectKey, Plan, Trouble, key_of
 from distsync_operator.plan.situation import Situation
 from distsync_operator.resources.config import config_map
@@ -78,7 +78,7 @@ def supporting(situation: Situation) -> Plan | None:
         live = objects.get(key)
         if live is not None and live["metadata"].get("deletionTimestamp"):
             continue
-        if live is None or not says(live, manifest):
+        if live is None or not situation.is_as_wanted(live, manifest):
             return Plan(action=apply(manifest))
     for key, live in objects.items():
         is_ours = _is_ours(situation.desired.cluster, live)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from distsync_operator import names
-from distsync_operator.matching import says
 from distsync_operator.model import (
     Action,
     Claim,
@@ -126,7 +125,7 @@ def _create_or_correct(
     if live.terminating:
         return Plan(operation=Operation(type="Create", target=name, step="wait for deletion"))
     body = situation.observed.objects[("StatefulSet", name)]
-    if says(body, wanted) or _is_put_off(situation, body, wanted):
+    if situation.is_as_wanted(body, wanted) or _is_put_off(situation, body, wanted):
         return None
     operation = Operation(type="Update", target=name, step="update template")
     return Plan(action=apply(wanted), operation=operation)

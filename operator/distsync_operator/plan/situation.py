@@ -7,8 +7,18 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from distsync_operator import names
-from distsync_operator.model import SILENT, Claim, Desired, Member, Node, Observed, Pod
-from distsync_operator.spec import Spec
+from distsync_operator.matching import lacking, stamped
+from distsync_operator.model import (
+    SILENT,
+    Claim,
+    Desired,
+    Member,
+    Node,
+    Observed,
+    Pod,
+    key_of,
+)
+from distsync_operator.spec import Manifest, Spec
 
 # Silence after which the leader's word that a member was there is no longer taken.
 ALIVE_MS = 2_000
@@ -31,6 +41,11 @@ class Situation:
     def spec(self) -> Spec:
         """What is wanted."""
         return self.desired.cluster.spec
+
+    def is_as_wanted(self, live: Manifest, manifest: Manifest) -> bool:
+        """Whether a live object says what the manifest wants, or as much of it as can be had."""
+        refused = self.observed.altered.get(key_of(manifest), frozenset())
+        return lacking(live, stamped(manifest)) <= refused
 
     # --- Pods -----------------------------------------------------------------------------------
 
