@@ -62,10 +62,22 @@ class Kube:
                 return None
             raise
 
-    async def list(self, kind: str, namespace: str, selector: Mapping[str, str]) -> list[Manifest]:
-        """Return the objects with these labels."""
-        labels = ",".join(f"{key}={value}" for key, value in selector.items())
-        answer = await self._call("GET", _path(kind, namespace), query={"labelSelector": labels})
+    async def list(
+        self,
+        kind: str,
+        namespace: str,
+        *,
+        labels: Mapping[str, str] | None = None,
+        fields: Mapping[str, str] | None = None,
+    ) -> list[Manifest] | None:
+        """Return the objects with these labels and fields, None if there is no such kind."""
+        query = {"labelSelector": _selector(labels), "fieldSelector": _selector(fields)}
+        try:
+            answer = await self._call("GET", _path(kind, namespace), query=query)
+        except KubeError as error:
+            if error.status == 404:
+                return None
+            raise
         # A list names version and kind of its items once, in front of them.
         named = {"apiVersion": KINDS[kind][0], "kind": kind}
         return [{**item, **named} for item in answer.get("items") or []]
@@ -169,6 +181,10 @@ def _decoded(content: bytes) -> Manifest:
     except ValueError:
         return {}
     return answer if isinstance(answer, dict) else {}
+
+
+def _selector(wanted: Mapping[str, str] | None) -> str:
+    return ",".join(f"{key}={value}" for key, value in (wanted or {}).items())
 
 
 def _path(kind: str, namespace: str, name: str = "", subresource: str = "") -> str:

@@ -148,7 +148,10 @@ SILENT = Node(state="silent")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StatefulSet:
-    """What matters of a StatefulSet. `update_revision` is '' until its controller has caught up."""
+    """What matters of a StatefulSet. `update_revision` is '' until its controller has caught up.
+
+    `trouble` is why its controller cannot create pods that are missing.
+    """
 
     name: str
     uid: str
@@ -157,6 +160,7 @@ class StatefulSet:
     claim_size: str
     ready_replicas: int = 0
     terminating: bool = False
+    trouble: Trouble | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,8 +189,9 @@ class Observed:
 
     @property
     def redis_trouble(self) -> Trouble | None:
-        """Why the pod of the managed Redis does not get on."""
-        return next((pod.named_trouble for pod in self.redis_pods if pod.trouble), None)
+        """Why the pod of the managed Redis does not get on, or is missing."""
+        missing = self.redis_set.trouble if self.redis_set is not None else None
+        return next((pod.named_trouble for pod in self.redis_pods if pod.trouble), missing)
 
 
 # --- What to do -----------------------------------------------------------------------------------

@@ -26,6 +26,8 @@ from distsync_operator.resources.secret import secret_value
 from distsync_operator.spec import Cluster, Manifest
 
 _OUT_OF_SERVICE = "node.kubernetes.io/out-of-service"
+# What the controller of StatefulSets says of pods and of their claims.
+_CREATED, _NOT_CREATED = "SuccessfulCreate", "FailedCreate"
 # Why a container does not run, where waiting alone will not help.
 _HOPELESS = {
     "CreateContainerConfigError",
@@ -51,8 +53,10 @@ async def observe_objects(kube: Kube, cluster: Cluster, *, has_monitor: bool) ->
     }
     keys = [key for key in known_names(cluster) if has_monitor or key[0] != "ServiceMonitor"]
     kinds = sorted({kind for kind, _ in keys} | {"Pod", "PersistentVolumeClaim"})
-    lists = await asyncio.gather(*(kube.list(kind, cluster.namespace, selector) for kind in kinds))
-    listed = {key_of(item): item for items in lists for item in items}
+    lists = await asyncio.gather(
+        *(kube.list(kind, cluster.namespace, labels=selector) for kind in kinds)
+    )
+    listed = {key_of(item): item for items in lists for item in items or ()}
     objects = await _known(kube, cluster, keys, listed)
     pods = [item for (kind, _), item in listed.items() if kind == "Pod"]
     bodies = [item for (kind, _), item in listed.items() if kind == "PersistentVolumeClaim"]
@@ -61,14 +65,14 @@ async def observe_objects(kube: Kube, cluster: Cluster, *, has_monitor: bool) ->
     redis_claims = read_claims(names.redis(cluster.name), bodies, pod_uids)
     return Observed(
         objects=objects,
-        stateful_set=_set(objects.get(("StatefulSet", cluster.name))),
-        redis_set=_set(objects.get(("StatefulSet", names.redis(cluster.name)))),
+        stateful_set=await _set(kube, objects.get(("StatefulSet", cluster.name)), pods),
+        redis_set=await _set(kube, objects.get(("StatefulSet", names.redis(cluster.name))), pods),
         pods=await _pods(kube, cluster.name, names.NODE, pods, claims),
         redis_pods=await _pods(kube, names.redis(cluster.name), names.REDIS, pods, redis_claims),
         claims=claims,
         redis_claims=redis_claims,
         redis_url=await _redis_url(kube, cluster, objects),
-        has_service_monitor=has_monitor,
+        has_service_monitor=has_monitor and lists[kinds.index("ServiceMonitor")] is not None,
     )
 
 
@@ -111,7 +115,7 @@ async def _redis_url(
     return secret_value((body or {}).get("data"), wanted.key)
 
 
-def _set(body: Manifest | None) -> StatefulSet | None:
+async def _set(kube: Kube, body: Manifest | None, pods: list[Manifest]) -> StatefulSet | None:
     if body is None:
         return None
     metadata, spec, status = body["metadata"], body["spec"], body.get("status") or {}
@@ -126,7 +130,35 @@ def _set(body: Manifest | None) -> StatefulSet | None:
         claim_size=str(requests.get("storage", "0")),
         ready_replicas=status.get("readyReplicas", 0),
         terminating="deletionTimestamp" in metadata,
+        trouble=await _creation_trouble(kube, body, pods),
     )
+
+
+async def _creation_trouble(kube: Kube, body: Manifest, pods: list[Manifest]) -> Trouble | None:
+    """Return why pods are missing: a quota or a policy may forbid them. Nothing but the Events of
+    the StatefulSet says so, and the newest of them counts."""
+    metadata = body["metadata"]
+    ordinals = [names.ordinal_of(metadata["name"], pod["metadata"]["name"]) for pod in pods]
+    there = len([ordinal for ordinal in ordinals if ordinal is not None])
+    if there >= body["spec"].get("replicas", 1):
+        return None
+    of_this = {"involvedObject.uid": metadata["uid"]}
+    try:
+        events = await kube.list("Event", metadata["namespace"], fields=of_this) or []
+    except KubeError as error:
+        if error.status == 403:
+            return None  # an account that was made for an earlier version may not look at them
+        raise
+    told = [event for event in events if event.get("reason") in (_CREATED, _NOT_CREATED)]
+    newest = max(told, key=_moment, default=None)
+    if newest is None or newest["reason"] == _CREATED:
+        return None
+    return Trouble(reason=_NOT_CREATED, message=newest.get("message") or "pods cannot be created")
+
+
+def _moment(event: Manifest) -> tuple[str, bool]:
+    """Times are whole seconds; of one second, what failed counts."""
+    return event.get("lastTimestamp") or "", event["reason"] == _NOT_CREATED
 
 
 async def _pods(

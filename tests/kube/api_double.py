@@ -10,6 +10,7 @@ allow is 403. `writes` and `reads` count what came by HTTP, by method or verb an
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import uuid
 from collections import Counter, deque
@@ -60,6 +61,7 @@ class ApiDouble:
         self.refused: list[str] = []  # what they did not
         self.fixed_classes: set[str] = set()  # storage classes whose volumes cannot grow
         self.url = ""
+        self.unserved = {"ServiceMonitor"}  # kinds that it does not have
         self.admission: Callable[[str, Body], None] | None = None  # changes what is written
         self._version = 1_000
         self._oldest = 0  # a watch from before this is gone
@@ -261,7 +263,7 @@ class ApiDouble:
 
     async def _route(self, request: web.Request) -> web.StreamResponse:
         parts = [part for part in request.path.split("/") if part]
-        discovered = _discovery(parts)
+        discovered = _discovery(parts, self.unserved)
         if discovered is not None:
             return web.json_response(discovered)
         version = parts[1] if parts[0] == "api" else "/".join(parts[1:3])
@@ -272,6 +274,8 @@ class ApiDouble:
         if not rest or (version, rest[0]) not in _PLURALS:
             raise Refused(404, "NotFound", request.path)
         kind, _ = _PLURALS[version, rest[0]]
+        if kind in self.unserved:
+            raise Refused(404, "NotFound", request.path)
         name = rest[1] if len(rest) > 1 else ""
         is_status = rest[2:] == ["status"]
         if request.method == "GET":
@@ -322,8 +326,8 @@ class ApiDouble:
             if body is None:
                 raise Refused(404, "NotFound", f"{kind} {name}")
             return web.json_response(body)
-        selector = request.query.get("labelSelector", "")
-        labels = dict(pair.split("=", 1) for pair in selector.split(",") if pair)
+        labels = _selected(request, "labelSelector")
+        fields = _selected(request, "fieldSelector")
         if request.query.get("watch") == "true":
             return await self._watch(request, kind, namespace, labels)
         return web.json_response(
@@ -331,7 +335,11 @@ class ApiDouble:
                 "kind": f"{kind}List",
                 "apiVersion": KINDS[kind][0],
                 "metadata": {"resourceVersion": str(self._version)},
-                "items": self.list(kind, namespace, labels),
+                "items": [
+                    body
+                    for body in self.list(kind, namespace, labels)
+                    if all(_at(body, path) == value for path, value in fields.items())
+                ],
             }
         )
 
@@ -422,7 +430,7 @@ class ApiDouble:
                 queue.put_nowait(event)
 
 
-def _discovery(parts: list[str]) -> Body | None:
+def _discovery(parts: list[str], unserved: set[str]) -> Body | None:
     groups = sorted({version for version, _, _ in KINDS.values() if "/" in version})
     if parts == ["version"]:
         return {"major": "1", "minor": "36", "gitVersion": "v1.36.0"}
@@ -448,9 +456,18 @@ def _discovery(parts: list[str]) -> Body | None:
             "verbs": ["get", "list", "watch", "create", "patch", "update", "delete"],
         }
         for kind, (one, plural, in_namespace) in KINDS.items()
-        if one == version and kind != "ServiceMonitor"
+        if one == version and kind not in unserved
     ]
     return {"kind": "APIResourceList", "groupVersion": version, "resources": resources}
+
+
+def _selected(request: web.Request, kind: str) -> dict[str, str]:
+    selector = request.query.get(kind, "")
+    return dict(pair.split("=", 1) for pair in selector.split(",") if pair)
+
+
+def _at(body: Any, path: str) -> Any:
+    return functools.reduce(lambda part, key: part.get(key, {}), path.split("."), body)
 
 
 def _has(body: Body, labels: dict[str, str]) -> bool:

@@ -19,6 +19,7 @@ import subprocess
 import sys
 from base64 import b64decode
 from copy import deepcopy
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ class KubeletDouble:
         self.processes: dict[str, subprocess.Popen[bytes]] = {}  # by uid of the pod
         self.broken_images: set[str] = set()
         self.storage_classes: set[str] = set()  # besides the default one
+        self.quota: int | None = None  # of pods
         self._addresses: dict[str, str] = {}
         self._numbers = itertools.count(1)
         self._ending: set[asyncio.Task[None]] = set()
@@ -158,6 +160,12 @@ class KubeletDouble:
             fresh["metadata"] |= {"name": f"data-{name}", "namespace": namespace}
             fresh["status"] = {"phase": "Pending"}
             self.api.create("PersistentVolumeClaim", fresh)
+        made = f"create Pod {name} in StatefulSet {body['metadata']['name']}"
+        if self.quota is not None and len(self.api.list("Pod", namespace)) >= self.quota:
+            error = f'pods "{name}" is forbidden: exceeded quota: few'
+            self._tell(body, "FailedCreate", f"{made} failed error: {error}")
+            return
+        self._tell(body, "SuccessfulCreate", f"{made} successful")
         template = deepcopy(spec["template"])
         labels = {**template["metadata"]["labels"], "controller-revision-hash": revision}
         self.api.create(
@@ -173,6 +181,26 @@ class KubeletDouble:
                 "status": {"phase": "Pending"},
             },
         )
+
+    def _tell(self, body: Body, reason: str, message: str) -> None:
+        """Leave an Event of a StatefulSet, the same at most once a second."""
+        metadata = body["metadata"]
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        name = f"{metadata['name']}.{hashlib.sha1(message.encode()).hexdigest()[:16]}"
+        known = self.api.get("Event", name, metadata["namespace"])
+        if known is not None:
+            if known["lastTimestamp"] != now:
+                self.api.put("Event", {**known, "lastTimestamp": now}, verb="MODIFIED")
+            return
+        event = {
+            "metadata": {"name": name, "namespace": metadata["namespace"]},
+            "involvedObject": {"kind": "StatefulSet", "uid": metadata["uid"]},
+            "type": "Normal" if reason.startswith("Successful") else "Warning",
+            "reason": reason,
+            "message": message,
+            "lastTimestamp": now,
+        }
+        self.api.create("Event", event)
 
     def _terminate(self, body: Body) -> None:
         if "deletionTimestamp" not in body["metadata"]:

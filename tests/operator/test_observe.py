@@ -5,9 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from kubernetes.aio.client import ApiClient, Configuration
 
+from distsync_operator.kube import Kube
 from distsync_operator.model import Trouble
-from distsync_operator.observe import pod_trouble, read_claims
+from distsync_operator.observe import observe_objects, pod_trouble, read_claims
+from kube.api_double import ApiDouble
+from kube.samples import cluster
 
 
 def waiting(reason: str, message: str = "", **last: Any) -> dict[str, Any]:
@@ -81,3 +85,39 @@ def test_a_claim_of_a_pod_that_is_gone_is_going() -> None:
     for pod_uids, is_going in (({"old"}, False), ({"new"}, True), (set[str](), True)):
         (claim,) = read_claims("demo", [body], pod_uids)
         assert claim.terminating == is_going
+
+
+def creation(uid: str, reason: str, second: int) -> dict[str, Any]:
+    """An Event of a StatefulSet."""
+    return {
+        "metadata": {"name": f"{uid}.{reason}", "namespace": "apps"},
+        "involvedObject": {"uid": uid},
+        "reason": reason,
+        "message": f"{reason} of demo-0",
+        "lastTimestamp": f"2026-01-01T00:00:0{second}Z",
+    }
+
+
+@pytest.mark.parametrize(
+    ("times", "is_told"),
+    [
+        ({}, False),
+        ({"FailedCreate": 1}, True),
+        ({"SuccessfulCreate": 1, "FailedCreate": 2}, True),
+        ({"SuccessfulCreate": 1, "FailedCreate": 1}, True),
+        ({"SuccessfulCreate": 2, "FailedCreate": 1}, False),
+    ],
+)
+async def test_missing_pods_are_explained_by_the_newest_event_of_their_stateful_set(
+    times: dict[str, int], is_told: bool
+) -> None:
+    async with ApiDouble() as api, ApiClient(Configuration(host=api.url)) as client:
+        metadata = {"name": "demo", "namespace": "apps"}
+        body = api.create("StatefulSet", {"metadata": metadata, "spec": {"replicas": 1}})
+        api.create("Event", creation("of-another", "FailedCreate", 9))
+        for reason, second in times.items():
+            api.create("Event", creation(body["metadata"]["uid"], reason, second))
+        seen = await observe_objects(Kube(client), cluster(), has_monitor=False)
+    assert seen.stateful_set is not None
+    told = Trouble(reason="FailedCreate", message="FailedCreate of demo-0")
+    assert seen.stateful_set.trouble == (told if is_told else None)

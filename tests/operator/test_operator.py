@@ -233,6 +233,37 @@ async def test_volumes_that_cannot_grow_are_named_and_hold_up_nothing(world: Wor
     assert claim["spec"]["resources"]["requests"]["storage"] == "4Gi"
 
 
+async def test_pods_that_a_quota_forbids_are_told_of_and_made_once_it_does_not(
+    tmp_path: Path,
+) -> None:
+    async with running_world(tmp_path, kubelet=LightKubelet) as world:
+        world.kubelet.quota = 1  # enough for Redis
+        await start(world)
+        world.create(replicas=1)
+        condition = await told(world, "Degraded", "FailedCreate")
+        assert condition["status"] == "True"
+        assert 'pods "demo-0" is forbidden: exceeded quota' in condition["message"]
+        world.kubelet.quota = None
+        await world.eventually(lambda: world.ready_with(1), "one node ready")
+        assert world.condition("Degraded")["status"] == "False"
+        assert world.api.refused == []
+
+
+async def test_pods_are_looked_after_when_service_monitors_are_gone(tmp_path: Path) -> None:
+    async with running_world(tmp_path, kubelet=LightKubelet) as world:
+        world.api.unserved.clear()
+        await start(world)
+        world.create(replicas=1)
+        await world.eventually(lambda: world.ready_with(1), "one node ready")
+        assert world.api.get("ServiceMonitor", "demo") is not None
+        world.api.unserved.add("ServiceMonitor")
+        world.change(service={"type": "NodePort"})
+        await world.eventually(lambda: world.ready_with(1), "the change is seen")
+        service = world.api.get("Service", "demo")
+        assert service is not None
+        assert service["spec"]["type"] == "NodePort"
+
+
 # --- Watches, rights, death -------------------------------------------------------------------
 
 

@@ -303,9 +303,7 @@ def test_what_the_api_server_adds_is_no_difference(live: Any, wanted: Any, same:
 def test_what_is_not_wanted_any_more_is_a_difference() -> None:
     before, after = nodes(podTemplate={"env": [{"name": "A", "value": "1"}]}), nodes()
     assert lacking(stamped(before), stamped(before)) == frozenset()
-    assert lacking(stamped(before), stamped(after)) == {
-        "metadata.annotations.distsync.dev/applied"
-    }
+    assert lacking(stamped(before), stamped(after)) == {"metadata.annotations.distsync.dev/applied"}
 
 
 def test_what_is_lacking_is_named_by_its_path() -> None:

@@ -113,6 +113,9 @@ def _trouble(situation: Situation) -> Trouble | None:
     for pod in pods:
         if pod.trouble is not None and not pod.ready:
             return pod.named_trouble
+    live = situation.observed.stateful_set
+    if live is not None and live.trouble is not None:
+        return live.trouble
     for claim in situation.observed.claims:
         if claim.lost:
             message = f"the volume of {claim.name} is lost; replace its member"

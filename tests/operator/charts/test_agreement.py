@@ -68,7 +68,7 @@ OF_CLUSTERS = (
     | {("pods", "delete"), ("persistentvolumeclaims", "delete")}  # are replaced
     | {(names.PLURAL, verb) for verb in ("get", "list", "watch", "patch")}
     | {(f"{names.PLURAL}/status", "patch"), (f"{names.PLURAL}/finalizers", "update")}
-    | {("events", "create")}
+    | {("events", "create"), ("events", "list")}
 )
 LEASE = {("leases", "create"), ("leases", "get"), ("leases", "update")}
 EVERYWHERE = {("nodes", "get")} | {
