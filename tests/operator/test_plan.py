@@ -64,6 +64,12 @@ def with_set(seen: Observed, **changes: Any) -> Observed:
     return replace(seen, stateful_set=replace(seen.stateful_set, **changes))
 
 
+def with_redis_set(seen: Observed, **changes: Any) -> Observed:
+    """Change what is seen of the StatefulSet of Redis."""
+    assert seen.redis_set is not None
+    return replace(seen, redis_set=replace(seen.redis_set, **changes))
+
+
 def silent(seen: Observed, *ordinals: int, leader: int = 0) -> Observed:
     """Let nodes be dead: no pod of theirs is ready, the leader does not hear them."""
     members = tuple(
@@ -577,6 +583,17 @@ def test_the_annotation_for_a_restart_changes_the_template_and_nothing_else() ->
     assert isinstance(action, Apply)
     template = action.manifest["spec"]["template"]
     assert template["metadata"]["annotations"]["distsync.dev/restarted-at"]
+
+
+def test_what_the_controller_of_stateful_sets_has_not_seen_is_not_taken_for_done() -> None:
+    for unseen in (
+        with_set(observed(WISH), update_revision=""),
+        with_redis_set(observed(WISH), update_revision=""),
+    ):
+        decision = plan(unseen, WISH)
+        assert decision.action is None
+        assert decision.operation is not None
+        assert decision.operation.step == "wait for the controller of StatefulSets"
 
 
 UPGRADED = replace(DEFAULTS, image="node:2")

@@ -126,9 +126,15 @@ def _create_or_correct(
         return Plan(operation=Operation(type="Create", target=name, step="wait for deletion"))
     body = situation.observed.objects[("StatefulSet", name)]
     if situation.is_as_wanted(body, wanted) or _is_put_off(situation, body, wanted):
-        return None
+        return None if live.update_revision else _unseen(name)
     operation = Operation(type="Update", target=name, step="update template")
     return Plan(action=apply(wanted), operation=operation)
+
+
+def _unseen(name: str) -> Plan:
+    """Until its controller has seen a StatefulSet nobody knows which pods are of its revision."""
+    step = "wait for the controller of StatefulSets"
+    return Plan(operation=Operation(type="Update", target=name, step=step))
 
 
 def _allowed(situation: Situation, wanted: Manifest) -> Manifest:
