@@ -18,15 +18,17 @@ from distsync_operator.spec import Cluster, Manifest
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Desired:
-    """The resource, what this operator fills in, and whether a rollout of its own may begin now.
+    """The resource, and what this operator fills in.
 
-    `token` is a fresh random string for a Secret that does not exist yet.
+    `token` is a fresh random string for a Secret that does not exist yet. `waits_for` is the
+    cluster whose turn comes before this one's, where only this version of the operator wants
+    something changed; '' when it may be.
     """
 
     cluster: Cluster
     defaults: Defaults
     token: str
-    may_roll: bool = True
+    waits_for: str = ""
 
 
 # --- What is there --------------------------------------------------------------------------------

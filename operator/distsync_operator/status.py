@@ -140,6 +140,10 @@ def _degraded(trouble: Trouble | None) -> Condition:
 def _progressing(situation: Situation, plan: Plan) -> Condition:
     if situation.spec.paused:
         return "Unknown", "Paused", "spec.paused is true: nothing is changed"
+    before = situation.desired.waits_for
+    if plan.operation is None and before:
+        message = f"a new version of the operator changes one cluster at a time: {before} is before"
+        return "True", "WaitsForTurn", message
     if plan.operation is None:
         return "False", "Settled", "everything is as wanted"
     operation = plan.operation

@@ -32,7 +32,7 @@ from distsync_operator.model import (
 )
 from distsync_operator.nodes import Nodes
 from distsync_operator.observe import observe_nodes, observe_objects
-from distsync_operator.plan import plan
+from distsync_operator.plan import plan, sets
 from distsync_operator.plan.situation import Situation
 from distsync_operator.resources.common import Defaults
 from distsync_operator.resources.secret import secret_of
@@ -141,29 +141,40 @@ class Worker:
         try:
             cluster = read_cluster(body)
         except SpecError as error:
+            self._shared.turns.skip(self.uid)
             trouble = Trouble(reason="InvalidSpec", message=str(error))
             await self._write(before, spec_status(body, trouble, before, timestamp()))
             return self._shared.pace.in_trouble
         if cluster.deleting:
+            self._shared.turns.skip(self.uid)
             return self._shared.pace.settled
         return await self._work(cluster, before)
 
     async def _work(self, cluster: Cluster, before: Manifest) -> float:
         observed = await self._observe(cluster)
-        turns = self._shared.turns
         desired = Desired(
-            cluster=cluster,
-            defaults=self._shared.defaults,
-            token=secrets.token_hex(24),
-            may_roll=turns.may_begin(self.uid),
+            cluster=cluster, defaults=self._shared.defaults, token=secrets.token_hex(24)
         )
-        decision = plan(observed, desired)
-        turns.saw(self.uid, is_rolling=_is_rolling(observed, desired, decision))
+        desired, decision = self._decide(observed, desired)
         failure = await self._execute(cluster, observed, decision)
         status = status_of(observed, desired, decision, before, timestamp(), failure)
         await self._write(before, status)
         await self._tell_trouble(cluster, failure or decision.trouble)
         return self._rest(decision, failure)
+
+    def _decide(self, observed: Observed, desired: Desired) -> tuple[Desired, Plan]:
+        """Plan, after finding out whether it is this cluster's turn."""
+        turns, situation = self._shared.turns, Situation(observed, desired)
+        if desired.cluster.spec.paused:
+            turns.skip(self.uid)
+            return desired, plan(observed, desired)
+        is_upgrade, is_well = sets.is_upgrade(situation), situation.is_whole
+        if is_upgrade:
+            desired = replace(desired, waits_for=turns.before(self.uid, is_well=is_well))
+        decision = plan(observed, desired)
+        is_busy = _is_busy(situation, decision)
+        turns.saw(self.uid, is_upgrade=is_upgrade, is_well=is_well, is_busy=is_busy)
+        return desired, decision
 
     async def _observe(self, cluster: Cluster) -> Observed:
         kube = self._shared.kube
@@ -303,12 +314,11 @@ def _trouble(reason: str, error: OperatorError) -> Trouble:
     return Trouble(reason=reason, message=str(error))
 
 
-def _is_rolling(observed: Observed, desired: Desired, decision: Plan) -> bool:
+def _is_busy(situation: Situation, decision: Plan) -> bool:
     """Whether pods of the cluster are being replaced, or are about to be."""
-    situation = Situation(observed, desired)
-    redis = observed.redis_set
+    redis = situation.observed.redis_set
     return (
-        any(situation.is_outdated(pod) for pod in observed.pods)
+        any(situation.is_outdated(pod) for pod in situation.observed.pods)
         or (decision.operation is not None and decision.operation.type != "GrowVolumes")
         or (redis is not None and redis.ready_replicas < 1)
     )
@@ -328,7 +338,7 @@ class Workers:
         if worker is None or worker.uid != uid:
             worker = Worker(self._shared, namespace, name, uid)
             self._workers[namespace, name] = worker
-            self._shared.turns.know(uid)
+            self._shared.turns.know(uid, f"{namespace}/{name}")
             self._group.create_task(self._run(worker, (namespace, name)))
             self._shared.metrics.clusters.set(len(self._workers))
         worker.wake()

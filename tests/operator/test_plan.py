@@ -29,6 +29,8 @@ from distsync_operator.model import (
 )
 from distsync_operator.plan import plan
 from distsync_operator.plan.objects import known_names
+from distsync_operator.plan.sets import is_upgrade
+from distsync_operator.plan.situation import Situation
 from kube.samples import (
     DEFAULTS,
     UID,
@@ -597,17 +599,31 @@ def test_what_the_controller_of_stateful_sets_has_not_seen_is_not_taken_for_done
 
 
 UPGRADED = replace(DEFAULTS, image="node:2")
+OTHER_REDIS = replace(DEFAULTS, redis_image="redis:8")
 
 
 def test_an_upgraded_operator_waits_for_its_turn() -> None:
-    waiting = desired(cluster(), defaults=UPGRADED, may_roll=False)
+    waiting = desired(cluster(), defaults=UPGRADED, waits_for="apps/other")
     assert plan(observed(WISH), waiting) == Plan()
-    action = plan(observed(WISH), replace(waiting, may_roll=True)).action
+    action = plan(observed(WISH), replace(waiting, waits_for="")).action
     assert isinstance(action, Apply)
 
 
+def test_only_what_an_upgraded_operator_wants_by_itself_is_its_upgrade() -> None:
+    upgraded = replace(WISH, defaults=UPGRADED)
+    assert is_upgrade(Situation(observed(WISH), upgraded))
+    assert is_upgrade(Situation(observed(WISH), replace(WISH, defaults=OTHER_REDIS)))
+    assert not is_upgrade(Situation(observed(WISH), WISH))
+    assert not is_upgrade(Situation(observed(upgraded), upgraded))
+    assert not is_upgrade(Situation(Observed(), upgraded))
+    asked = desired(cluster(generation=2, image="mine:3"))
+    assert not is_upgrade(Situation(observed(WISH), asked))
+
+
 def test_what_the_resource_asks_for_does_not_wait_for_a_turn() -> None:
-    asked = desired(cluster(generation=2, image="mine:3"), defaults=UPGRADED, may_roll=False)
+    asked = desired(
+        cluster(generation=2, image="mine:3"), defaults=UPGRADED, waits_for="apps/other"
+    )
     wish = replace(asked, defaults=DEFAULTS)
     seen = observed(wish)
     seen = replace(seen, objects={**seen.objects, **set_of_nodes(WISH)})
@@ -624,7 +640,7 @@ def set_of_nodes(wish: Desired) -> dict[tuple[str, str], Any]:
 
 def test_scaling_during_another_clusters_turn_keeps_the_old_template() -> None:
     seen = observed(FIVE, pods=3)
-    action = plan(seen, replace(FIVE, defaults=UPGRADED, may_roll=False)).action
+    action = plan(seen, replace(FIVE, defaults=UPGRADED, waits_for="apps/other")).action
     assert isinstance(action, Apply)
     assert action.manifest["spec"]["replicas"] == 4
     assert action.manifest["spec"]["template"]["spec"]["containers"][0]["image"] == "node:1"

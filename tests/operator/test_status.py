@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from distsync_operator.model import Observed, Operation, Plan, Trouble
@@ -72,14 +73,86 @@ def test_nothing_seen_yet_is_neither_ready_nor_available() -> None:
     assert (said["Available"], said["Ready"], said["RedisReady"]) == ("False", "False", "False")
 
 
-def test_one_cluster_at_a_time_replaces_its_pods() -> None:
+def test_a_cluster_that_waits_for_its_turn_is_ready_and_says_for_whom() -> None:
+    waiting = replace(WISH, waits_for="apps/other")
+    status = status_of(observed(WISH), waiting, Plan(), {}, "t1")
+    assert conditions(status)["Ready"] == "True"
+    (progressing,) = [one for one in status["conditions"] if one["type"] == "Progressing"]
+    assert (progressing["status"], progressing["reason"]) == ("True", "WaitsForTurn")
+    assert "apps/other" in progressing["message"]
+
+
+# --- Turns --------------------------------------------------------------------------------------
+
+
+def looked(
+    turns: Turns, uid: str, *, upgrade: bool = False, well: bool = True, busy: bool = False
+) -> bool:
+    """Make a pass over a cluster as a worker does; return whether it may begin."""
+    before = turns.before(uid, is_well=well) if upgrade else ""
+    turns.saw(uid, is_upgrade=upgrade, is_well=well, is_busy=busy)
+    return upgrade and not before
+
+
+def turns_of(*uids: str) -> Turns:
+    """Some clusters that nobody has looked at."""
     turns = Turns()
-    turns.know("a")
-    turns.know("b")
-    assert not turns.may_begin("a")  # b may be under way: nobody has looked
-    turns.saw("b", is_rolling=False)
-    assert turns.may_begin("a")
-    turns.saw("a", is_rolling=True)
-    assert not turns.may_begin("b")
+    for uid in uids:
+        turns.know(uid, f"apps/{uid}")
+    return turns
+
+
+def test_one_cluster_at_a_time_replaces_its_pods() -> None:
+    turns = turns_of("a", "b", "c")
+    assert not looked(turns, "a", upgrade=True)  # others may be under way: nobody has looked
+    assert not looked(turns, "b", upgrade=True)
+    assert looked(turns, "c", upgrade=True)
+    assert turns.before("a", is_well=True) == "apps/c"
+    looked(turns, "c", well=False, busy=True)
+    assert not looked(turns, "a", upgrade=True)
+    looked(turns, "c")
+    assert looked(turns, "a", upgrade=True)
+    assert not looked(turns, "b", upgrade=True)
     turns.forget("a")
-    assert turns.may_begin("b")
+    assert looked(turns, "b", upgrade=True)
+
+
+def test_a_turn_that_has_begun_goes_on_although_pods_are_away() -> None:
+    turns = turns_of("a", "b")
+    looked(turns, "b", upgrade=True)
+    assert looked(turns, "a", upgrade=True)
+    assert looked(turns, "a", upgrade=True, well=False)  # first Redis, then the nodes
+    assert not looked(turns, "b", upgrade=True)
+
+
+def test_a_cluster_that_is_not_well_comes_last_and_holds_nobody_up() -> None:
+    turns = turns_of("a", "b", "sick")
+    for uid in ("a", "b"):
+        looked(turns, uid, upgrade=True)
+    assert not looked(turns, "sick", upgrade=True, well=False)
+    assert turns.before("sick", is_well=False) == "apps/a"
+    for uid in ("a", "b"):
+        assert looked(turns, uid, upgrade=True)
+        assert not looked(turns, "sick", upgrade=True, well=False)
+        looked(turns, uid)
+    assert looked(turns, "sick", upgrade=True, well=False)
+    looked(turns, "sick", well=False, busy=True)
+    turns.know("late", "apps/late")
+    assert looked(turns, "late", upgrade=True)
+
+
+def test_a_version_that_does_not_work_stops_at_the_first_cluster_that_was_well() -> None:
+    turns = turns_of("a", "b")
+    looked(turns, "b", upgrade=True)
+    assert looked(turns, "a", upgrade=True)
+    for _ in range(3):
+        looked(turns, "a", well=False, busy=True)
+        assert not looked(turns, "b", upgrade=True)
+
+
+def test_nobody_waits_for_a_cluster_that_was_done_or_that_is_left_alone() -> None:
+    turns = turns_of("a", "b", "paused")
+    turns.skip("paused")
+    looked(turns, "a")
+    looked(turns, "a", well=False, busy=True)  # a machine is lost
+    assert looked(turns, "b", upgrade=True)

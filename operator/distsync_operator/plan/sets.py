@@ -12,6 +12,7 @@ from distsync_operator.model import (
     ResizeClaim,
     StatefulSet,
     Trouble,
+    key_of,
 )
 from distsync_operator.plan.objects import apply
 from distsync_operator.plan.situation import MAX_REPLICAS, Situation
@@ -152,11 +153,30 @@ def _allowed(situation: Situation, wanted: Manifest) -> Manifest:
     return {**wanted, "spec": spec}
 
 
+def is_upgrade(situation: Situation) -> bool:
+    """Whether pods are to be replaced, and only because this version of the operator wants it."""
+    observed, managed = situation.observed, situation.spec.redis.managed
+    wanted = []
+    if observed.stateful_set is not None:
+        wanted.append(nodes_manifest(situation, observed.stateful_set.replicas))
+    if observed.redis_set is not None and managed is not None:
+        wanted.append(redis_manifest(situation, managed))
+    for manifest in wanted:
+        body = observed.objects[key_of(manifest)]
+        is_wish = _is_same_wish(situation, body, manifest)
+        if is_wish and not situation.is_as_wanted(body, manifest):
+            return True
+    return False
+
+
 def _is_put_off(situation: Situation, body: Manifest, wanted: Manifest) -> bool:
-    """Whether it is another cluster's turn, and the change comes from a new version of the operator
-    and not from the resource (or what it names)."""
-    if situation.desired.may_roll:
-        return False
+    """Whether a change is one for which it is another cluster's turn."""
+    return bool(situation.desired.waits_for) and _is_same_wish(situation, body, wanted)
+
+
+def _is_same_wish(situation: Situation, body: Manifest, wanted: Manifest) -> bool:
+    """Whether what was applied is what the resource (and what it names) wants now, so that a change
+    comes from a new version of the operator."""
     noted = (body["metadata"].get("annotations") or {}).get(names.GENERATION_ANNOTATION)
     running = body["spec"]["template"]["metadata"].get("annotations") or {}
     asked = wanted["spec"]["template"]["metadata"]["annotations"]

@@ -82,6 +82,15 @@ class Situation:
             and (member.caught_up or self.leads(member))
         )
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether every node that is wanted is well, and Redis is there."""
+        redis, pods = self.observed.redis_set, self.pods
+        has_redis = redis is not None and redis.ready_replicas > 0
+        return (has_redis or self.spec.redis.managed is None) and all(
+            ordinal in pods and self.is_well(pods[ordinal]) for ordinal in range(self.spec.replicas)
+        )
+
     # --- The cluster ----------------------------------------------------------------------------
 
     @cached_property
