@@ -24,6 +24,8 @@ OPERATOR = "operator"
 # On the resource, by whoever runs the cluster.
 REPLACE_ANNOTATION = f"{GROUP}/replace"
 RESTARTED_AT_ANNOTATION = f"{GROUP}/restarted-at"
+# On pods that use the cluster of its value, in the same namespace.
+CLIENT_LABEL = f"{GROUP}/client"
 # On what the operator makes.
 HASH_ANNOTATION = f"{GROUP}/applied"
 GENERATION_ANNOTATION = f"{GROUP}/generation"

@@ -8,7 +8,8 @@ from distsync_operator.spec import Cluster, Manifest
 
 
 def nodes_policy(cluster: Cluster, defaults: Defaults) -> Manifest:
-    """Close the peer port to all but nodes and operator, the other to all but the named clients."""
+    """Close the peer port to all but nodes and operator, the other to all but the named clients and
+    those of the same namespace that call themselves so."""
     trusted = [_pods(cluster), _operator(defaults)]
     clients = cluster.spec.network_policy.clients
     return _policy(
@@ -18,7 +19,7 @@ def nodes_policy(cluster: Cluster, defaults: Defaults) -> Manifest:
         [
             {
                 "ports": [{"port": names.CLIENT_PORT, "protocol": "TCP"}],
-                **({"from": [*clients, *trusted]} if clients else {}),
+                **({"from": [*clients, _labelled(cluster), *trusted]} if clients else {}),
             },
             {"ports": [{"port": names.PEER_PORT, "protocol": "TCP"}], "from": trusted},
         ],
@@ -50,6 +51,10 @@ def _policy(cluster: Cluster, name: str, component: str, ingress: list[Manifest]
 
 def _pods(cluster: Cluster) -> Manifest:
     return {"podSelector": {"matchLabels": names.selector(cluster.name, names.NODE)}}
+
+
+def _labelled(cluster: Cluster) -> Manifest:
+    return {"podSelector": {"matchLabels": {names.CLIENT_LABEL: cluster.name}}}
 
 
 def _operator(defaults: Defaults) -> Manifest:

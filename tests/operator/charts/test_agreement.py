@@ -18,7 +18,7 @@ from distsync_operator.resources.config import config_map
 from distsync_operator.resources.network import nodes_policy
 from distsync_operator.resources.redis import redis_stateful_set
 from distsync_operator.resources.statefulset import stateful_set
-from distsync_operator.spec import Manifest, Spec
+from distsync_operator.spec import Manifest, Spec, read_cluster
 from kube.rights import rights_of
 from kube.samples import DEFAULTS, cluster
 from kubernetes_charts import by_kind, render, strictly_valid
@@ -96,6 +96,22 @@ def test_the_policy_of_nodes_lets_the_operator_of_the_chart_in() -> None:
     ]
     assert any(
         "namespaceSelector" in peer and peer["podSelector"]["matchLabels"].items() <= labels.items()
+        for peer in peers
+    )
+
+
+@pytest.mark.parametrize("name", ["", "demo"])
+def test_a_policy_with_clients_lets_the_test_of_the_chart_in(name: str) -> None:
+    documents = render("distsync-cluster", {"name": name})
+    (pod,), (resource,) = by_kind(documents, "Pod"), by_kind(documents, "DistSyncCluster")
+    shop = {"podSelector": {"matchLabels": {"app": "shop"}}}
+    written = {"networkPolicy": {"clients": [shop]}}
+    metadata = {**resource["metadata"], "uid": "u"}
+    policy = nodes_policy(read_cluster({"metadata": metadata, "spec": written}), DEFAULTS)
+    peers = policy["spec"]["ingress"][0]["from"]
+    labels = pod["metadata"]["labels"].items()
+    assert any(
+        "namespaceSelector" not in peer and peer["podSelector"]["matchLabels"].items() <= labels
         for peer in peers
     )
 
