@@ -17,9 +17,10 @@ import time
 import traceback
 from pathlib import Path
 
-from e2e.journeys import JOURNEYS, World
+from e2e.journeys import JOURNEYS
 from e2e.place import ROOT, NoPlace, find_place
 from e2e.tools import JourneyFailed, save_evidence
+from e2e.world import World
 
 
 def main() -> int:

@@ -6,126 +6,43 @@ A journey says in its first line what it shows. It yields what it did, line by l
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator
-from typing import Any
 
-from e2e.place import ROOT, Place
-from e2e.tools import Helm, JourneyFailed, Kubectl, Manifest, eventually
+from distsync_operator.quantity import parse_quantity
+from e2e.place import ROOT
+from e2e.tools import JourneyFailed, Manifest, eventually
+from e2e.world import (
+    CHANGE_SECONDS,
+    DEFINITION,
+    LEFT,
+    NAME,
+    READY_SECONDS,
+    RELEASE,
+    World,
+    annotate,
+    clear_leftovers,
+    cluster_values,
+    evict,
+    judged,
+    kill_operator,
+    operator_values,
+    patch,
+    same_members,
+    start_load,
+    stop_load,
+    storage_class,
+)
 
-NAME = "locks"
-RELEASE = "distsync-e2e"
-READY_SECONDS = float(os.environ.get("E2E_READY_SECONDS", "60"))
-CHANGE_SECONDS = float(os.environ.get("E2E_CHANGE_SECONDS", "300"))
-MAX_UNAVAILABLE_MS = 2_000
-DEFINITION = "customresourcedefinition/distsyncclusters.distsync.dev"
-LEFT = {"distsync.dev/e2e": "true"}  # namespaces that journeys made
-NODES = f"distsync.dev/cluster={NAME},app.kubernetes.io/component=node"
+TOLD_SECONDS = 30.0
+LARGER = "3Gi"
 
 Steps = Iterator[str]
-
-
-class World:
-    """A cluster of Kubernetes with two namespaces of ours."""
-
-    def __init__(self, place: Place, prefix: str) -> None:
-        self.place = place
-        self.helm = Helm(place.kubeconfig)
-        self.operator = Kubectl(place.kubeconfig, f"{prefix}-operator")
-        self.kubectl = Kubectl(place.kubeconfig, f"{prefix}-clusters")
-        self.namespaces = [self.operator.namespace, self.kubectl.namespace]
-
-    # --- The resource -----------------------------------------------------------------------
-
-    def resource(self) -> Manifest:
-        """Return the DistSyncCluster."""
-        return self.kubectl.get("distsynccluster", NAME)
-
-    def condition(self, kind: str) -> str:
-        """Return the status of a condition that speaks of the present spec, else ''."""
-        resource = self.resource()
-        for one in resource.get("status", {}).get("conditions", []):
-            is_current = one.get("observedGeneration") == resource["metadata"]["generation"]
-            if one["type"] == kind and is_current:
-                return str(one["status"])
-        return ""
-
-    def wait_settled(self, replicas: int, within_seconds: float = CHANGE_SECONDS) -> Manifest:
-        """Wait until so many members serve and nothing is under way; return the status."""
-
-        def settled() -> Manifest | None:
-            status = self.resource().get("status", {})
-            members = [one for one in status.get("members", []) if one.get("ready")]
-            is_so = (
-                self.condition("Ready") == "True"
-                and not status.get("operation")
-                and status.get("readyReplicas") == len(members) == replicas
-                and len(self.ready_pods()) == replicas  # now, and not when the status was written
-            )
-            return dict(status) if is_so else None
-
-        found = eventually(f"{replicas} nodes ready", settled, within_seconds)
-        return dict(found)
-
-    def ids(self) -> dict[str, str]:
-        """Return the identity of each member."""
-        members = self.resource().get("status", {}).get("members", [])
-        return {one["name"]: one["id"] for one in members}
-
-    def pods(self) -> dict[str, str]:
-        """Return the uid of each pod of a node."""
-        found = self.kubectl.get("pods", f"--selector={NODES}")["items"]
-        return {one["metadata"]["name"]: one["metadata"]["uid"] for one in found}
-
-    def ready_pods(self) -> list[str]:
-        """Return the names of the pods of nodes that are ready and stay."""
-        return [
-            one["metadata"]["name"]
-            for one in self.kubectl.get("pods", f"--selector={NODES}")["items"]
-            if "deletionTimestamp" not in one["metadata"]
-            and {"type": "Ready", "status": "True"}.items()
-            <= next(
-                (c for c in one["status"].get("conditions", []) if c["type"] == "Ready"), {}
-            ).items()
-        ]
-
-    def install_cluster(self) -> None:
-        """Install the chart distsync-cluster."""
-        chart = ROOT / "helm/distsync-cluster"
-        self.helm.install(NAME, chart, self.kubectl.namespace, cluster_values(self.place))
-
-
-def operator_values(place: Place) -> Manifest:
-    """Return the values of the chart distsync: nothing is pulled."""
-    repository, _, tag = place.operator_image.rpartition(":")
-    node_repository, _, node_tag = place.node_image.rpartition(":")
-    return {
-        "image": {"repository": repository, "tag": tag, "pullPolicy": "Never"},
-        "nodeImage": {"repository": node_repository, "tag": node_tag},
-        "redisImage": place.redis_image,
-    }
-
-
-def cluster_values(place: Place) -> Manifest:
-    """Return the values of the chart distsync-cluster: nothing is pulled."""
-    repository, _, tag = place.node_image.rpartition(":")
-    storage = {"storageClassName": place.storage_class} if place.storage_class else {}
-    redis = {"managed": {"storage": storage}}
-    spec = {"replicas": 3, "imagePullPolicy": "Never", "storage": storage, "redis": redis}
-    return {
-        "name": NAME,
-        "spec": spec,
-        "test": {"image": {"repository": repository, "tag": tag, "pullPolicy": "Never"}},
-    }
-
-
-# --- Journeys -------------------------------------------------------------------------------------
 
 
 def install(world: World) -> Steps:
     """The operator is installed, and a bad resource is refused with the reason."""
     clear_leftovers(world)
-    check_storage(world)
+    storage_class(world)
     # What is not allowed in a namespace of the restricted standard has no place in here.
     labels = {"pod-security.kubernetes.io/enforce": "restricted", **LEFT}
     for namespace in world.namespaces:
@@ -136,12 +53,7 @@ def install(world: World) -> Steps:
     world.operator("rollout", "status", f"deployment/{RELEASE}", "--timeout=120s")
     yield "the operator is available"
     world.kubectl("wait", DEFINITION, "--for=condition=Established", "--timeout=60s")
-    bad = {
-        "apiVersion": "distsync.dev/v1alpha1",
-        "kind": "DistSyncCluster",
-        "metadata": {"name": "bad", "namespace": world.kubectl.namespace},
-        "spec": {"raft": {"heartbeatMs": 400}},
-    }
+    bad = single(world, "bad", raft={"heartbeatMs": 400})
     said = world.kubectl(
         "create", "--dry-run=server", "--filename=-", stdin=json.dumps(bad), check=False
     )
@@ -176,35 +88,75 @@ def scale(world: World) -> Steps:
     yield judged(stop_load(world))
 
 
+def operator_killed(world: World) -> Steps:
+    """The operator is killed amid a change, and the next one goes on where it was."""
+    start_load(world)
+    for replicas, change in ((5, "ScaleUp"), (3, "ScaleDown")):
+        world.kubectl("scale", f"distsynccluster/{NAME}", f"--replicas={replicas}")
+
+        def step(change: str = change) -> str:
+            operation = world.resource().get("status", {}).get("operation", {})
+            return str(operation.get("step", "")) if operation.get("type") == change else ""
+
+        reached = eventually(f"a step of {change}", step, CHANGE_SECONDS)
+        kill_operator(world)
+        yield f"killed at '{reached}' of {change}"
+        world.wait_settled(replicas)
+        yield f"{replicas} members serve"
+    yield judged(stop_load(world))
+
+
 def rolling_restart(world: World) -> Steps:
     """Every pod is replaced under load, one after another."""
     start_load(world)
     before = world.pods()
-    stamp = "distsync.dev/restarted-at=e2e"
-    world.kubectl("annotate", f"distsynccluster/{NAME}", stamp, "--overwrite")
-    eventually(
-        "new pods",
-        lambda: (
-            set(world.pods()) == set(before)
-            and not set(world.pods().values()) & set(before.values())
-        ),
-        CHANGE_SECONDS,
-    )
+    annotate(world, "restarted-at", "e2e")
+    world.wait_new_pods(before)
     world.wait_settled(3)
     yield "all pods are new"
     yield judged(stop_load(world), "longest_gap_ms")
 
 
+def image_changed(world: World) -> Steps:
+    """Another image of the nodes is rolled out under load."""
+    image = world.place.next_node_image
+    if not image:
+        yield "skipped: E2E_NEXT_NODE_IMAGE names no other image"
+        return
+    start_load(world)
+    before, ids = world.pods(), world.ids()
+    patch(world, {"image": image})
+    world.wait_new_pods(before)
+    world.wait_settled(3)
+    same_members(world, ids)
+    yield f"all pods run {image}, as the members they were"
+    yield judged(stop_load(world), "longest_gap_ms")
+
+
 def pod_deleted(world: World) -> Steps:
     """A pod that is deleted comes back as the member it was."""
-    name, ids = f"{NAME}-1", world.ids()
-    old = world.pods()[name]
+    name, before, ids = f"{NAME}-1", world.pods(), world.ids()
     world.kubectl("delete", "pod", name, "--wait=true")
-    eventually("a new pod", lambda: world.pods().get(name) not in (None, old), CHANGE_SECONDS)
+    world.wait_new_pods(before, name)
     world.wait_settled(3)
-    if world.ids() != ids:
-        raise JourneyFailed(f"members were {ids} and are {world.ids()}")
+    same_members(world, ids)
     yield f"{name} is back under its identity"
+
+
+def evicted(world: World) -> Steps:
+    """Pods are evicted as a drain of their machine does it: one, and the next once it is back."""
+    ids = world.ids()
+    for name, other in ((f"{NAME}-0", f"{NAME}-1"), (f"{NAME}-1", f"{NAME}-2")):
+        before = world.pods()
+        eventually(f"eviction of {name}", lambda name=name: evict(world, name), CHANGE_SECONDS)
+        said = evict(world, other, check=False)
+        if "disruption budget" not in said:
+            raise JourneyFailed(f"while {name} is away, eviction of {other}: {said}")
+        yield f"{name} goes, and {other} may not meanwhile"
+        world.wait_new_pods(before, name)
+    world.wait_settled(3)
+    same_members(world, ids)
+    yield "both are back under their identities"
 
 
 def volume_wiped(world: World) -> Steps:
@@ -212,14 +164,47 @@ def volume_wiped(world: World) -> Steps:
     name, ids = f"{NAME}-2", world.ids()
     world.kubectl("delete", "persistentvolumeclaim", f"data-{name}", "--wait=false")
     world.kubectl("delete", "pod", name, "--wait=true")
-    eventually(
-        "a new identity", lambda: world.ids().get(name) not in (None, ids[name]), CHANGE_SECONDS
-    )
-    world.wait_settled(3)
-    others = {one: identity for one, identity in world.ids().items() if one != name}
-    if others != {one: identity for one, identity in ids.items() if one != name}:
-        raise JourneyFailed(f"members were {ids} and are {world.ids()}")
+    wait_new_member(world, name, ids)
     yield f"{name} has a new identity, the others kept theirs"
+
+
+def member_replaced(world: World) -> Steps:
+    """A member is replaced with its volume because an annotation asks for it."""
+    name, ids = f"{NAME}-1", world.ids()
+    claims = claims_of(world)
+    annotate(world, "replace", name)
+    wait_new_member(world, name, ids)
+    if "distsync.dev/replace" in world.resource()["metadata"].get("annotations", {}):
+        raise JourneyFailed("the request is still there")
+    if claims_of(world)[name]["metadata"]["uid"] == claims[name]["metadata"]["uid"]:
+        raise JourneyFailed(f"{name} has its old volume")
+    yield f"{name} has a new identity and a new volume, the others kept theirs"
+
+
+def volumes_grown(world: World) -> Steps:
+    """Volumes grow around their pods, where the storage class allows it."""
+    storage = storage_class(world)
+    if not storage.get("allowVolumeExpansion"):
+        yield f"skipped: storage class {storage['metadata']['name']} does not allow it"
+        return
+    before = world.pods()
+    patch(world, {"storage": {"size": LARGER}})
+    wanted = parse_quantity(LARGER)
+
+    def are_larger() -> bool:
+        sizes = [
+            parse_quantity(claim.get("status", {}).get("capacity", {}).get("storage", "0"))
+            for claim in claims_of(world).values()
+        ]
+        (template,) = world.kubectl.get("statefulset", NAME)["spec"]["volumeClaimTemplates"]
+        is_told = template["spec"]["resources"]["requests"]["storage"] == LARGER
+        return is_told and all(size and wanted and size >= wanted for size in sizes)
+
+    eventually("larger volumes", are_larger, CHANGE_SECONDS)
+    world.wait_settled(3)
+    if world.pods() != before:
+        raise JourneyFailed("pods were replaced meanwhile")
+    yield f"every volume has {LARGER}, and no pod was replaced"
 
 
 def paused(world: World) -> Steps:
@@ -233,6 +218,42 @@ def paused(world: World) -> Steps:
     patch(world, {"paused": False, "replicas": 3})
     world.wait_settled(3)
     yield "it goes on"
+
+
+def secret_missing(world: World) -> Steps:
+    """A Secret that is missing is named in time, and found once it is there."""
+    name = "no-secret"
+    redis = {"external": {"urlSecretRef": {"name": name}}}
+    world.kubectl.apply(single(world, name, redis=redis))
+    yield wait_told(world, name, "SecretMissing")
+    secret: Manifest = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}}
+    # No queue is used here: a Redis that does not answer keeps no node from being ready.
+    world.kubectl.apply({**secret, "stringData": {"url": "redis://127.0.0.1:1"}})
+    yield wait_mended(world, name)
+
+
+def image_missing(world: World) -> Steps:
+    """An image that does not start is named in time, and mended by another."""
+    name = "no-image"
+    world.kubectl.apply(single(world, name, image="distsync.invalid/none:1"))
+    yield wait_told(world, name, "ErrImageNeverPull")
+    patch(world, {"image": world.place.node_image}, name)
+    yield wait_mended(world, name)
+
+
+def class_missing(world: World) -> Steps:
+    """A storage class that does not exist is named in time, and used once it does."""
+    name = f"{world.kubectl.namespace}-class"
+    storage = {"storageClassName": name, "retention": {"whenDeleted": "Delete"}}
+    world.kubectl.apply(single(world, "no-class", storage=storage))
+    told = wait_told(world, "no-class", "Unschedulable")
+    if name not in told:
+        raise JourneyFailed(f"the class is not named: {told}")
+    yield told
+    usable = {key: one for key, one in storage_class(world).items() if key != "metadata"}
+    world.kubectl.apply({**usable, "metadata": {"name": name, "labels": LEFT}})
+    yield wait_mended(world, "no-class")
+    world.kubectl("delete", "storageclass", name)
 
 
 def delete(world: World) -> Steps:
@@ -280,137 +301,71 @@ JOURNEYS: tuple[Callable[[World], Steps], ...] = (
     create,
     use,
     scale,
+    operator_killed,
     rolling_restart,
+    image_changed,
     pod_deleted,
+    evicted,
     volume_wiped,
+    member_replaced,
+    volumes_grown,
     paused,
+    secret_missing,
+    image_missing,
+    class_missing,
     delete,
     uninstall,
 )
 
 
-# --- Before ---------------------------------------------------------------------------------------
+# --- Parts ----------------------------------------------------------------------------------------
 
 
-def clear_leftovers(world: World) -> None:
-    """Take away what journeys left that failed, and nothing else.
-
-    Raises:
-        JourneyFailed: somebody else uses DistSync here; these journeys would delete its definition.
-    """
-    owner = "jsonpath={.metadata.annotations.meta\\.helm\\.sh/release-name}"
-    found = world.kubectl("get", DEFINITION, "--ignore-not-found", f"--output={owner}")
-    if not found and world.kubectl("get", DEFINITION, "--ignore-not-found", "--output=name"):
-        found = "nobody"
-    if found not in ("", RELEASE):
-        raise JourneyFailed(f"DistSync is installed here already, by {found}")
-    if found:
-        world.kubectl("delete", DEFINITION, "--timeout=120s")
-    ((label, value),) = LEFT.items()
-    world.kubectl("delete", "namespaces", f"--selector={label}={value}", "--timeout=280s")
-    for kind in ("clusterrole", "clusterrolebinding"):
-        world.kubectl("delete", kind, RELEASE, "--ignore-not-found")
-
-
-def check_storage(world: World) -> None:
-    """See that volumes will be made.
-
-    Raises:
-        JourneyFailed: there is no such storage class, or no default one.
-    """
-    key = "storageclass.kubernetes.io/is-default-class"
-    classes = {
-        one["metadata"]["name"]: (one["metadata"].get("annotations") or {}).get(key) == "true"
-        for one in world.kubectl.get("storageclasses")["items"]
-    }
-    wanted = world.place.storage_class
-    if wanted not in classes if wanted else not any(classes.values()):
-        raise JourneyFailed(
-            f"no storage class {wanted or 'is the default'}; E2E_STORAGE_CLASS names one of"
-            f" {sorted(classes)}"
-        )
-
-
-# --- Steps ----------------------------------------------------------------------------------------
-
-
-def patch(world: World, spec: Manifest) -> None:
-    """Change fields of the spec."""
-    content = json.dumps({"spec": spec})
-    world.kubectl("patch", f"distsynccluster/{NAME}", "--type=merge", f"--patch={content}")
-
-
-def start_load(world: World) -> None:
-    """Start the load in a pod and wait until it works."""
-    program = (ROOT / "tests/e2e/load_program.py").read_text()
-    metadata = {"name": "load", "namespace": world.kubectl.namespace}
-    world.kubectl("delete", "pod/load", "configmap/load", "--ignore-not-found", "--wait=true")
-    config: Manifest = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata}
-    world.kubectl.apply({**config, "data": {"load.py": program}}, load_pod(world.place, metadata))
-    eventually("load", lambda: "started" in world.kubectl("logs", "load", check=False), 120)
-
-
-def load_pod(place: Place, metadata: Manifest) -> Manifest:
-    """Return the pod of the load."""
+def single(world: World, name: str, **spec: Manifest | str) -> Manifest:
+    """Return a resource of one node that leaves no volume behind; `spec` replaces fields."""
+    base = cluster_values(world.place)["spec"]
+    storage = {**base["storage"], "retention": {"whenDeleted": "Delete"}}
     return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": metadata,
-        "spec": {
-            "restartPolicy": "Never",
-            "automountServiceAccountToken": False,
-            "enableServiceLinks": False,
-            "terminationGracePeriodSeconds": 5,
-            "securityContext": {
-                "runAsNonRoot": True,
-                "runAsUser": 65532,
-                "seccompProfile": {"type": "RuntimeDefault"},
-            },
-            "containers": [
-                {
-                    "name": "load",
-                    "image": place.node_image,
-                    "imagePullPolicy": "Never",
-                    "command": ["python3", "/etc/load/load.py", "e2e"],
-                    "env": [{"name": "DISTSYNC_URL", "value": f"http://{NAME}:8080"}],
-                    "securityContext": {
-                        "allowPrivilegeEscalation": False,
-                        "readOnlyRootFilesystem": True,
-                        "capabilities": {"drop": ["ALL"]},
-                    },
-                    "volumeMounts": [{"name": "program", "mountPath": "/etc/load"}],
-                }
-            ],
-            "volumes": [{"name": "program", "configMap": {"name": "load"}}],
-        },
+        "apiVersion": "distsync.dev/v1alpha1",
+        "kind": "DistSyncCluster",
+        "metadata": {"name": name},
+        "spec": {**base, "replicas": 1, "storage": storage, **spec},
     }
 
 
-def stop_load(world: World) -> dict[str, Any]:
-    """Have the load settle; return what it tells."""
-    stop = "import os, signal; os.kill(1, signal.SIGTERM)"
-    world.kubectl("exec", "load", "--", "python3", "-c", stop)
-    phase = "jsonpath={.status.phase}"
+def wait_told(world: World, name: str, reason: str) -> str:
+    """Wait until a resource is degraded for a reason, as long as that may take; return a line."""
+
+    def message() -> str:
+        degraded = world.conditions(name).get("Degraded", {})
+        is_so = degraded.get("status") == "True" and degraded.get("reason") == reason
+        return str(degraded["message"]) if is_so else ""
+
+    return f"{reason}: {eventually(f'{name}: {reason}', message, TOLD_SECONDS)}"
+
+
+def wait_mended(world: World, name: str) -> str:
+    """Wait until a resource is ready, then delete it; return a line."""
+    eventually(f"{name} ready", lambda: world.condition("Ready", name) == "True", CHANGE_SECONDS)
+    if world.condition("Degraded", name) != "False":
+        raise JourneyFailed(f"{name} is ready and degraded")
+    world.kubectl("delete", f"distsynccluster/{name}", "--timeout=120s")
+    return "mended, and ready by itself"
+
+
+def wait_new_member(world: World, name: str, ids: dict[str, str]) -> None:
+    """Wait until the member of a name is another one, and all others are who they were."""
     eventually(
-        "the load to settle",
-        lambda: world.kubectl("get", "pod", "load", f"--output={phase}") in ("Succeeded", "Failed"),
-        120,
+        f"a new identity of {name}",
+        lambda: world.ids().get(name) not in (None, ids[name]),
+        CHANGE_SECONDS,
     )
-    last = world.kubectl("logs", "load").strip().splitlines()[-1]
-    try:
-        return dict(json.loads(last))
-    except ValueError:
-        raise JourneyFailed(f"the load ended with: {last}") from None
+    world.wait_settled(3)
+    same_members(world, ids, but=name)
 
 
-def judged(told: dict[str, Any], bounded: str = "unavailable_ms") -> str:
-    """Return what the load tells in a line; `bounded` is what may last two seconds.
-
-    Raises:
-        JourneyFailed: it lost something, or locks paused for too long.
-    """
-    if told["lost"] or told["broken"] or told[bounded] > MAX_UNAVAILABLE_MS:
-        raise JourneyFailed(json.dumps(told))
-    done = ", ".join(f"{count} {what}" for what, count in sorted(told["done"].items()))
-    away, longest = told["unavailable_ms"], told["longest_gap_ms"]
-    return f"load: {done}; nothing lost; no locks for {away} ms in all, {longest} ms at most"
+def claims_of(world: World) -> dict[str, Manifest]:
+    """Return the volume claims of nodes by the names of their pods."""
+    selector = f"--selector=distsync.dev/cluster={NAME},app.kubernetes.io/component=node"
+    found = world.kubectl.get("persistentvolumeclaims", selector)["items"]
+    return {one["metadata"]["name"].removeprefix("data-"): one for one in found}

@@ -23,12 +23,16 @@ class NoPlace(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """A cluster and the images that are there already; '' is its default storage class."""
+    """A cluster and the images that are there already.
+
+    `next_node_image` is another one of nodes, '' for none; storage class '' is the default one.
+    """
 
     kubeconfig: str
     node_image: str
     operator_image: str
     redis_image: str
+    next_node_image: str = ""
     storage_class: str = ""
 
 
@@ -59,6 +63,7 @@ def find_place(directory: Path, *, keep: bool) -> Iterator[Place]:
             node_image=images["NODE"] or "",
             operator_image=images["OPERATOR"] or "",
             redis_image=images["REDIS"] or "",
+            next_node_image=os.environ.get("E2E_NEXT_NODE_IMAGE", ""),
         )
         return
     if not shutil.which("kind") or not _docker_runs():
@@ -79,14 +84,17 @@ def _kind(directory: Path, *, keep: bool) -> Iterator[Place]:
         node_image="distsync/node:e2e",
         operator_image="distsync/operator:e2e",
         redis_image=KIND_REDIS_IMAGE,
+        next_node_image="distsync/node:e2e-next",  # the same by another name
     )
     subprocess.run(["make", "images", "VERSION=e2e"], cwd=ROOT, check=True)
+    run(["docker", "tag", place.node_image, place.next_node_image])
     subprocess.run(["docker", "pull", "--quiet", place.redis_image], check=True)
     named = ["--name", KIND_NAME]
     config = ["--config", str(ROOT / "kind-config.yaml"), "--kubeconfig", place.kubeconfig]
     subprocess.run(["kind", "create", "cluster", *named, *config, "--wait=5m"], check=True)
     try:
-        for image in (place.node_image, place.operator_image, place.redis_image):
+        nodes = (place.node_image, place.next_node_image)
+        for image in (*nodes, place.operator_image, place.redis_image):
             run(["kind", "load", "docker-image", *named, image])
         yield place
     finally:

@@ -4,7 +4,8 @@ It keeps objects as JSON and does what the operator and kopf rely on: a stale `r
 409, a write that changes nothing gives no new version, `status` is written by its own path only,
 a deleted owner takes what it owns along, a watch goes on from the version that it names or, if
 that is too old, ends with 410. Who comes by HTTP has the `rights` that were given; what they do not
-allow is 403. `writes` and `reads` count what came by HTTP, by method or verb and kind.
+allow is 403. kubectl may do everything. `writes` and `reads` count what came by HTTP, by method or
+verb and kind.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ import asyncio
 import functools
 import json
 import uuid
+from base64 import b64encode
 from collections import Counter, deque
 from collections.abc import Callable
+from contextvars import ContextVar
 from copy import deepcopy
 from datetime import UTC, datetime
 from typing import Any
@@ -29,6 +32,7 @@ Key = tuple[str, str, str]  # kind, namespace, name
 KINDS = {
     **OPERATOR_KINDS,  # and what kopf looks at:
     "Namespace": ("v1", "namespaces", False),
+    "StorageClass": ("storage.k8s.io/v1", "storageclasses", False),
     "CustomResourceDefinition": ("apiextensions.k8s.io/v1", "customresourcedefinitions", False),
 }
 _PLURALS = {
@@ -37,7 +41,10 @@ _PLURALS = {
 }
 
 _VERBS = {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
+# It sends no token without TLS, so that it is known by its name alone.
+_by_kubectl: ContextVar[bool] = ContextVar("_by_kubectl", default=False)
 _HISTORY = 5_000  # events that a watch can go back
+_OF_OBJECTS = ("ADDED", "MODIFIED", "DELETED")
 _OF_KUBELET = ("Pod", "PersistentVolumeClaim")  # its double ends them
 
 
@@ -132,6 +139,8 @@ class ApiDouble:
         metadata["generation"] = 1
         if kind == "DistSyncCluster":
             body.pop("status", None)
+        for key, text in body.pop("stringData", {}).items():
+            body.setdefault("data", {})[key] = b64encode(text.encode()).decode()
         if self.admission is not None:
             self.admission(kind, body)
         created = self.put(kind, body)
@@ -248,6 +257,7 @@ class ApiDouble:
         )
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
+        _by_kubectl.set(request.headers.get("User-Agent", "").startswith("kubectl"))
         try:
             return await self._route(request)
         except Refused as error:
@@ -284,6 +294,9 @@ class ApiDouble:
             self._authorize(verb, kind, namespace, name)
             self.reads[verb, kind] += 1
             return await self._read(request, kind, namespace, name)
+        if rest[2:] == ["eviction"]:
+            self._authorize("create", kind, namespace, name, "/eviction")
+            return web.json_response(self._evict(namespace, name))
         subresource = "/status" if is_status else ""
         self._authorize(_VERBS[request.method], kind, namespace, name, subresource)
         self.writes[f"{request.method}{'/status' if is_status else ''}", kind] += 1
@@ -305,7 +318,7 @@ class ApiDouble:
             namespace=namespace,
             name="" if verb == "create" else name,  # the name of what is not there is not known
         )
-        if self.rights is None:
+        if self.rights is None or _by_kubectl.get():
             return
         if not self.rights.allow(asked):
             self.refused.append(str(asked))
@@ -329,16 +342,14 @@ class ApiDouble:
         labels = _selected(request, "labelSelector")
         fields = _selected(request, "fieldSelector")
         if request.query.get("watch") == "true":
-            return await self._watch(request, kind, namespace, labels)
+            return await self._watch(request, kind, namespace, labels, fields)
         return web.json_response(
             {
                 "kind": f"{kind}List",
                 "apiVersion": KINDS[kind][0],
                 "metadata": {"resourceVersion": str(self._version)},
                 "items": [
-                    body
-                    for body in self.list(kind, namespace, labels)
-                    if all(_at(body, path) == value for path, value in fields.items())
+                    body for body in self.list(kind, namespace, labels) if _is_at(body, fields)
                 ],
             }
         )
@@ -372,14 +383,41 @@ class ApiDouble:
         if uid not in (None, known["metadata"]["uid"]):
             raise Refused(409, "Conflict")
         if kind in ("Pod", "PersistentVolumeClaim") and body.get("gracePeriodSeconds") != 0:
-            now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-            known["metadata"].setdefault("deletionTimestamp", now)
-            return self.put(kind, known, verb="MODIFIED")
+            return self._end(known)
         self.delete(kind, known, orphan=body.get("propagationPolicy") == "Orphan")
         return {"kind": "Status", "status": "Success"}
 
+    def _evict(self, namespace: str, name: str) -> Body:
+        """Delete a pod in good order, unless a budget of its StatefulSet is used up."""
+        pod = self.objects.get(("Pod", namespace, name))
+        if pod is None:
+            raise Refused(404, "NotFound", f"Pod {name}")
+        for budget in self.list("PodDisruptionBudget", namespace):
+            pods = self.list("Pod", namespace, budget["spec"]["selector"]["matchLabels"])
+            owner = self.get("StatefulSet", budget["metadata"]["name"], namespace)
+            if pod not in pods or owner is None:
+                continue
+            healthy = [one for one in pods if "deletionTimestamp" not in one["metadata"]]
+            healthy = [one for one in healthy if is_ready(one)]
+            if len(healthy) <= owner["spec"]["replicas"] - budget["spec"]["maxUnavailable"]:
+                message = "Cannot evict pod as it would violate the pod's disruption budget."
+                raise Refused(429, "TooManyRequests", message)
+        self._end(pod)
+        return {"kind": "Status", "apiVersion": "v1", "status": "Success"}
+
+    def _end(self, body: Body) -> Body:
+        """Say that a pod or a claim is to end; the kubelet's double ends it."""
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        body["metadata"].setdefault("deletionTimestamp", now)
+        return self.put(body["kind"], body, verb="MODIFIED")
+
     async def _watch(
-        self, request: web.Request, kind: str, namespace: str, labels: dict[str, str]
+        self,
+        request: web.Request,
+        kind: str,
+        namespace: str,
+        labels: dict[str, str],
+        fields: dict[str, str],
     ) -> web.StreamResponse:
         queue: asyncio.Queue[Body | None] = asyncio.Queue()
         self._replay(queue, kind, namespace, labels, request.query.get("resourceVersion"))
@@ -397,6 +435,8 @@ class ApiDouble:
                     event = {"type": "BOOKMARK", "object": {"kind": kind, "metadata": version}}
                 if event is None:
                     break
+                if event["type"] in _OF_OBJECTS and not _is_at(event["object"], fields):
+                    continue
                 await response.write(json.dumps(event).encode() + b"\n")
         except (ConnectionError, asyncio.CancelledError):
             pass
@@ -466,8 +506,18 @@ def _selected(request: web.Request, kind: str) -> dict[str, str]:
     return dict(pair.split("=", 1) for pair in selector.split(",") if pair)
 
 
-def _at(body: Any, path: str) -> Any:
-    return functools.reduce(lambda part, key: part.get(key, {}), path.split("."), body)
+def _is_at(body: Body, fields: dict[str, str]) -> bool:
+    """Whether each path leads to its value."""
+    return all(
+        functools.reduce(lambda part, key: part.get(key, {}), path.split("."), body) == value
+        for path, value in fields.items()
+    )
+
+
+def is_ready(pod: Body) -> bool:
+    """Whether a pod says that it is ready."""
+    conditions = pod["status"].get("conditions") or []
+    return any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
 
 
 def _has(body: Body, labels: dict[str, str]) -> bool:

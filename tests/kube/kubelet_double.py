@@ -25,7 +25,7 @@ from typing import Any
 
 import aiohttp
 
-from kube.api_double import ApiDouble, Body
+from kube.api_double import ApiDouble, Body, is_ready
 from redis_server import default_server
 
 PROBE_SECONDS = 0.2
@@ -128,7 +128,7 @@ class KubeletDouble:
         for name in wanted:
             if name not in pods:
                 self._create_pod(body, name, revision)
-            if is_ordered and (name not in pods or not _is_ready(pods[name])):
+            if is_ordered and (name not in pods or not is_ready(pods[name])):
                 break  # also what would replace it: kubernetes/kubernetes#67250
         else:
             for name in wanted:
@@ -141,7 +141,7 @@ class KubeletDouble:
             policy = spec["persistentVolumeClaimRetentionPolicy"]["whenScaled"]
             if claim is not None and policy == "Delete":
                 self._terminate(claim)
-        ready = sum(_is_ready(pod) for pod in pods.values())
+        ready = sum(is_ready(pod) for pod in pods.values())
         status = {
             "observedGeneration": metadata["generation"],
             "replicas": len(pods),
@@ -214,11 +214,16 @@ class KubeletDouble:
         for claim in self.api.list("PersistentVolumeClaim"):
             if claim["status"]["phase"] == "Pending" and self._missing_class(claim) is None:
                 claim["status"] = {"phase": "Bound"}
+            capacity = claim["spec"]["resources"]["requests"]
+            status = {**claim["status"], "capacity": capacity}
+            if status["phase"] == "Bound" and status != claim["status"]:
+                claim["status"] = status
                 self.api.put("PersistentVolumeClaim", claim, verb="MODIFIED")
 
     def _missing_class(self, claim: Body) -> str | None:
         wanted = claim["spec"].get("storageClassName")
-        return None if wanted is None or wanted in self.storage_classes else str(wanted)
+        known = wanted in self.storage_classes or self.api.get("StorageClass", str(wanted), "")
+        return None if wanted is None or known else str(wanted)
 
     def _collect_claims(self) -> None:
         """A claim that is being deleted goes when no pod uses it."""
@@ -248,7 +253,9 @@ class KubeletDouble:
         if not self._is_scheduled(pod):
             return
         if pod["spec"]["containers"][0]["image"] in self.broken_images:
-            waiting = {"reason": "ImagePullBackOff", "message": "no such image"}
+            is_pulled = pod["spec"]["containers"][0]["imagePullPolicy"] != "Never"
+            reason = "ImagePullBackOff" if is_pulled else "ErrImageNeverPull"
+            waiting = {"reason": reason, "message": "no such image"}
             self._set_status(pod, ready=False, waiting=waiting)
             return
         if process is None or process.poll() is not None:
@@ -417,8 +424,3 @@ def _owner(body: Body) -> dict[str, Any]:
 
 def _is_old(pod: Body, revision: str) -> bool:
     return bool(pod["metadata"]["labels"]["controller-revision-hash"] != revision)
-
-
-def _is_ready(pod: Body) -> bool:
-    conditions = pod["status"].get("conditions") or []
-    return any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)

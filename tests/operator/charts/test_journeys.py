@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from crd_rules import errors_of
-from e2e.journeys import JOURNEYS, cluster_values, load_pod, operator_values
+from e2e.journeys import JOURNEYS
 from e2e.place import Place
+from e2e.world import cluster_values, load_pod, operator_values
 from kubernetes_charts import ROOT, by_kind, render, strictly_valid, template_of
 
 PLACE = Place(
