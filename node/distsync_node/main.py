@@ -59,7 +59,7 @@ logger = logging.getLogger(__name__)
 # The disk thread must get the interpreter back soon after its fdatasync returns.
 SWITCH_INTERVAL_SECONDS = 0.00005
 TRANSFER_SECONDS = 1.0
-WRITE_BACK_SECONDS = 5.0
+WRITE_BACK_SECONDS = 30.0
 LEAVE_RING_SECONDS = 1.0
 SHUTDOWN_SECONDS = 5
 DIRTY_PART = 4  # of the bytes held here may wait for Redis, and again of those homed here

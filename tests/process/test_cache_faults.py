@@ -22,7 +22,7 @@ from checker.history import Operation, write_history
 from checker.linearizability import Report, check_history, failures
 from distsync_node.cache.scripts import redis_key
 from distsync_node.cluster.leases import LeaseOptions
-from process.cache_calls import get, put, send
+from process.cache_calls import get, post, put, send
 from process.cache_recorder import CacheRecorder
 from process.calls import call
 from process.cluster import SECRET, Cluster
@@ -337,6 +337,27 @@ def test_a_node_that_is_told_to_stop_writes_back_what_only_it_has(
             lambda key=key: get(cluster.urls[1], key).json.get("value") == key,
             what=f"{key} is back",
         )
+
+
+def test_a_node_that_is_told_to_stop_writes_back_thousands_of_values_that_only_it_has(
+    cluster: Cluster,
+) -> None:
+    one, two = cluster.urls[0], cluster.urls[1]
+    batches = [[f"local/many-{batch}-{i}" for i in range(1_000)] for batch in range(3)]
+
+    def much_is_dirty() -> bool:
+        """It is for a second only: then it is idle, and written back."""
+        for keys in batches:
+            told = post(one, "/cache/batch", {"set": [{"key": key, "value": key} for key in keys]})
+            assert all("error" not in item for item in told.json["set"])
+        return send(one, "GET", "/cache").json["dirty_bytes"] > 1_000_000
+
+    eventually(much_is_dirty, what="dirty lines")
+    cluster.signal("n1", signal.SIGTERM)
+    assert cluster.processes["n1"].wait(timeout=30) == 0
+    for keys in batches:
+        found = post(two, "/cache/batch", {"get": keys}).json["get"]
+        assert {key: item.get("value") for key, item in found.items()} == {key: key for key in keys}
 
 
 def test_what_only_its_owner_has_is_in_redis_once_nobody_has_written_it_for_a_while(

@@ -16,7 +16,7 @@
 | `distsync_ready`, `distsync_disk_full` | | 0 or 1 |
 | `distsync_cache_lines` | state | lines of this node in M, E, S |
 | `distsync_cache_bytes`, `_max_bytes`, `_dirty_bytes`, `_kept_bytes` | | of this node |
-| `distsync_cache_oldest_dirty_seconds` | | of keys whose home this node is |
+| `distsync_cache_oldest_dirty_seconds` | | of keys whose home or only owner this node is |
 | `distsync_cache_settled` | | 1: the crash of one node loses nothing of what this one answers for |
 | `distsync_cache_hits_total` | | reads served from the lines here |
 | `distsync_cache_misses_total` | reason | reads that were not; reasons below |

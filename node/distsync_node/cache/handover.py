@@ -20,7 +20,7 @@ from __future__ import annotations
 from typing import Final
 
 from distsync_node.cache.context import Context
-from distsync_node.cache.kept import KeptCopies
+from distsync_node.cache.kept import Kept, KeptCopies
 from distsync_node.cache.messages import Report, ReportTaken
 from distsync_node.cache.timers import Timers
 from distsync_node.cache.types import Copy, PeerId, peer_id
@@ -143,7 +143,7 @@ class Handover:
             if size >= self._options.report_bytes:
                 parts.append(tuple(part))
                 part, size = [], 0
-        return [*parts, tuple(part)]
+        return parts if parts and not part else [*parts, tuple(part)]
 
     def _send_reports(self, peer: PeerId) -> None:
         for report in self._unanswered.get(peer, {}).values():
@@ -174,17 +174,24 @@ class Handover:
                 self._send_reports(peer)
 
     def _recheck(self) -> None:
-        context = self._context
+        """Report those that have been kept for longest, so many at a time."""
+        context, options = self._context, self._options
         # A node that is about to leave wants to be rid of them.
-        again_ms = self._options.recheck_copies_ms
-        if context.draining:
-            again_ms = self._options.resend_ms
-        before_ms = context.now_ms - again_ms
-        for key in [key for key, kept in self._kept.items() if kept.since_ms <= before_ms]:
-            kept, home = self._kept.get(key), context.home_of(key)
-            if kept is not None and home is not None and context.me in context.peers:
-                self._kept.refresh(key, context.now_ms)
-                context.send(home, Report(0, 0, ((key, kept.record.copy(context.now_ms)),)))
+        again_ms = options.resend_ms if context.draining else options.recheck_copies_ms
+        due: list[tuple[str, Kept]] = []
+        if context.me in context.peers:
+            due = self._kept.not_since(context.now_ms - again_ms, options.write_backs_at_once)
+        copies: dict[PeerId, list[tuple[str, Copy]]] = {}
+        for key, kept in due:
+            self._kept.refresh(key, context.now_ms)
+            home = context.home_of(key)
+            if home is not None:
+                copies.setdefault(home, []).append((key, kept.record.copy(context.now_ms)))
+        for home, mine in copies.items():
+            for part in self._split(mine):
+                context.send(home, Report(0, 0, part))
+        if len(due) == options.write_backs_at_once:
+            again_ms = options.report_again_ms
         self.timers.set(RECHECK, context.now_ms + again_ms)
 
     def begin_to_leave(self) -> None:

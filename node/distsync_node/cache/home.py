@@ -6,7 +6,8 @@ and returns; whatever comes leads back to it. Which states may follow which is i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import OrderedDict
+from collections.abc import Callable
 from enum import Enum, auto
 from typing import Final, assert_never
 
@@ -81,6 +82,9 @@ class Home:
         self._counter = 0
         self._requests: dict[int, tuple[str, str, Version]] = {}  # key, what for, version written
         self._parked: dict[str, None] = {}  # wait for the takeover or for the node lease
+        self.unwritten: OrderedDict[str, None] = OrderedDict()  # dirty, and no flush under way
+        self.flushing: set[str] = set()  # a flush is under way
+        self.deciding: set[str] = set()  # a version is assigned and not committed
         self.entries: dict[str, Entry] = {}
         self.leases = GrantedLeases(context.options)
         self.timers: Timers[tuple[str, str]] = Timers()
@@ -231,9 +235,13 @@ class Home:
                     return
                 case _Step.DONE:
                     entry.txn.become(TxnState.DONE)
-                    entry.txn = None
+                    self._end_txn(entry)
                 case _Step.AGAIN:
                     pass
+
+    def _end_txn(self, entry: Entry) -> None:
+        entry.txn = None
+        self.deciding.discard(entry.key)
 
     def _next(self, entry: Entry) -> Txn | None:
         """Return the next of the queue; those whose holder has lapsed or given up are left out."""
@@ -428,6 +436,7 @@ class Home:
             if second is not None and self._is_full(txn):
                 return self._deny(txn, Refused(Code.LIMIT))
             txn.version = self._next_version()
+            self.deciding.add(entry.key)
             change = Change(None) if txn.change is None else txn.change
             txn.record = changed(entry.record, change, txn.version, self._now)
         if txn.record is None:
@@ -502,12 +511,10 @@ class Home:
         size = 0 if txn.change is None or txn.change.value is None else txn.change.size
         if not size or self.dirty_bytes + size <= self._options.max_dirty_bytes:
             return False
-        for entry in self.entries.values():
-            if size <= 0:
-                break
-            if entry.dirty and not entry.flush:
-                size -= entry.record.size
-                self.timers.soonest(("flush", entry.key), self._now)
+        while size > 0 and self.unwritten:
+            entry = self._unwritten_first()
+            size -= entry.record.size
+            self.timers.soonest(("flush", entry.key), self._now)
         return True
 
     # --- Write-backs and recovery --------------------------------------------------------------
@@ -584,16 +591,19 @@ class Home:
         return _Step.WAIT
 
     def _flush(self, entry: Entry) -> None:
-        """Begin to write the record back, unless that is under way."""
+        """Begin to write the record back, now or later, unless that is under way."""
         txn = entry.txn
-        busy = txn is not None and txn.state is not TxnState.SECURING and txn.version is not None
-        if not (entry.dirty or entry.stale_mark != ABSENT) or entry.flush or busy:
+        if not (entry.dirty or entry.stale_mark != ABSENT) or entry.flush:
+            return
+        if txn is not None and txn.state is not TxnState.SECURING and txn.version is not None:
+            self.timers.soonest(("flush", entry.key), self._now + self._options.redis_retry_ms)
             return
         if self._now < entry.retry_ms:
             self.timers.soonest(("flush", entry.key), entry.retry_ms)
             return
         version = entry.record.version if entry.dirty else ABSENT
         entry.flush = self._request(entry.key, "flush", version)
+        self._file(entry)
         copy = entry.record.copy(self._now) if entry.dirty else None
         self._context.effects.append(
             RedisPut(entry.flush, entry.key, self._context.epoch, copy, None, entry.stale_mark)
@@ -640,6 +650,7 @@ class Home:
         if entry.flush == event.request:
             entry.flush = 0
             entry.stale_mark = ABSENT
+            self._file(entry)
             self._is_in_redis(entry, version)
         elif txn is not None and txn.request == event.request:
             txn.request = 0
@@ -672,6 +683,7 @@ class Home:
             entry.retry_ms = retry_ms
         if entry.flush == event.request:
             entry.flush = 0
+            self._file(entry)
             entry.mark = None  # it may come yet, and end the mark
             self.timers.set(("flush", entry.key), retry_ms)
         elif txn is not None and txn.request == event.request:
@@ -700,7 +712,7 @@ class Home:
         if full and txn.state is not TxnState.LOADING:
             stays.add(TxnKind.READ)  # needs no room
         waiting = [txn, *entry.queue]
-        entry.txn = None
+        self._end_txn(entry)
         entry.queue.clear()
         for one in waiting:
             if one.kind in stays:
@@ -848,6 +860,9 @@ class Home:
         self._parked.pop(entry.key, None)
         for name in ("txn", "flush", "mirror"):
             self.timers.cancel((name, entry.key))
+        self.unwritten.pop(entry.key, None)
+        self.flushing.discard(entry.key)
+        self.deciding.discard(entry.key)
         if entry.dirty:
             self.dirty_bytes -= entry.record.size
             self._kept.keep(entry.key, Kept(record=entry.record, since_ms=self._now))
@@ -901,15 +916,22 @@ class Home:
         due = self.timers.next_ms()
         return min(times if due is None else [*times, due], default=None)
 
-    def write_back_all(self) -> None:
-        """Begin to write back every dirty record."""
-        for entry in list(self.entries.values()):
-            self._flush(entry)
+    def write_back_more(self) -> None:
+        """Begin to write back dirty records, as many as may be under way at once."""
+        room = self._options.write_backs_at_once - len(self.flushing)
+        for _ in range(min(room, len(self.unwritten))):
+            self._flush(self._unwritten_first())
+
+    def _unwritten_first(self) -> Entry:
+        """Return whose turn it is to be written back; it is the last to have another one."""
+        key = next(iter(self.unwritten))
+        self.unwritten.move_to_end(key)
+        return self.entries[key]
 
     @property
     def is_clean(self) -> bool:
         """Whether Redis has everything."""
-        return not any(self._open())
+        return not (self.unwritten or self.flushing or self.deciding)
 
     @property
     def is_mirrored(self) -> bool:
@@ -934,11 +956,6 @@ class Home:
         """Whether it is known which copy of the key is the newest."""
         entry = self.entries.get(key)
         return entry is not None and entry.loaded
-
-    def _open(self) -> Iterator[Entry]:
-        for entry in self.entries.values():
-            if entry.dirty or (entry.txn is not None and entry.txn.version is not None):
-                yield entry
 
     # --- Helpers ------------------------------------------------------------------------------
 
@@ -972,3 +989,15 @@ class Home:
         entry.dirty, entry.confirmed = dirty, confirmed
         if dirty:
             self.dirty_bytes += record.size
+        self._file(entry)
+
+    def _file(self, entry: Entry) -> None:
+        """Keep in mind whether it has to be written back, and whether it is being."""
+        if entry.flush:
+            self.flushing.add(entry.key)
+        else:
+            self.flushing.discard(entry.key)
+        if entry.dirty and not entry.flush:
+            self.unwritten.setdefault(entry.key)
+        else:
+            self.unwritten.pop(entry.key, None)

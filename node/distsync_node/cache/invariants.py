@@ -45,6 +45,10 @@ def _check_lines(node: CacheNode) -> None:
             dirty += line.size
     if lines.lru.bytes != lines.lru.counted_bytes():
         _fail("bytes of lines are miscounted")
+    if lines.modified.keys() != {
+        key for key, line in lines.lru.items() if line.state is LineState.MODIFIED
+    }:
+        _fail(f"lines in M are not {list(lines.modified)}")
     if lines.dirty_bytes != dirty:
         _fail(f"dirty bytes are {dirty}, counted {lines.dirty_bytes}")
 
@@ -55,6 +59,13 @@ def _check_home(node: CacheNode) -> None:
         _check_entry(node, key, entry)
     if home.dirty_bytes != sum(one.record.size for one in home.entries.values() if one.dirty):
         _fail("dirty bytes of the home are miscounted")
+    entries = home.entries.items()
+    if home.unwritten.keys() != {key for key, one in entries if one.dirty and not one.flush}:
+        _fail(f"not being written back are not {list(home.unwritten)}")
+    if home.flushing != {key for key, one in entries if one.flush}:
+        _fail(f"being written back are not {home.flushing}")
+    if home.deciding != {key for key, one in entries if one.txn and one.txn.version is not None}:
+        _fail(f"about to be committed are not {home.deciding}")
     for holder, lease in home.leases.by_holder.items():
         held = {key for key, entry in home.entries.items() if holder in entry.holders()}
         if held != lease.keys:

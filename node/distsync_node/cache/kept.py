@@ -8,8 +8,10 @@ copy that stays for too long is reported again, beside the epoch, in case its `C
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice, takewhile
 
 from distsync_node.cache.types import PeerId, Record, Version
 
@@ -25,12 +27,12 @@ class Kept:
 
 
 class KeptCopies:
-    """The newest copy of each key that is to be kept."""
+    """The newest copy of each key that is to be kept, by `since_ms`."""
 
     __slots__ = ("_copies", "bytes")
 
     def __init__(self) -> None:
-        self._copies: dict[str, Kept] = {}
+        self._copies: OrderedDict[str, Kept] = OrderedDict()
         self.bytes = 0
 
     def __len__(self) -> int:
@@ -56,15 +58,21 @@ class KeptCopies:
             if known.record.version > kept.record.version:
                 return
             self.bytes -= known.record.size
-        self._copies[key] = kept
+        self._put_last(key, kept)
         self.bytes += kept.record.size
+
+    def _put_last(self, key: str, kept: Kept) -> None:
+        self._copies[key] = kept
+        self._copies.move_to_end(key)
+
+    def not_since(self, before_ms: int, most: int) -> list[tuple[str, Kept]]:
+        """Return the copies that were kept, and reported, last by then: the first, so many."""
+        first = islice(self._copies.items(), most)
+        return list(takewhile(lambda item: item[1].since_ms <= before_ms, first))
 
     def refresh(self, key: str, now_ms: int) -> None:
         """It was reported just now."""
-        known = self._copies[key]
-        self._copies[key] = Kept(
-            record=known.record, since_ms=now_ms, grant=known.grant, owner_of=known.owner_of
-        )
+        self._put_last(key, replace(self._copies[key], since_ms=now_ms))
 
     def clean(self, key: str, version: Version) -> None:
         """Redis has this version."""

@@ -7,7 +7,7 @@ all last by the time of this very event.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TypeAlias, assert_never
 
@@ -129,6 +129,7 @@ class Lines:
         self._waiting_bytes = 0
         self._parked: dict[str, None] = {}  # calls wait and nothing is under way
         self._leaving_bytes = 0
+        self.modified: OrderedDict[str, None] = OrderedDict()  # lines in M, by their last write
         self.lru: Lru[Line] = Lru(context.options.max_bytes)
         self.leases: dict[PeerId, HeldLease] = {}
         self.timers: Timers[TimerName] = Timers()
@@ -737,27 +738,34 @@ class Lines:
         self._ask(line, what, AskWriteBack(line.grant, copy, stays))
 
     def _write_back_oldest(self, size: int) -> None:
-        for line in self._modified():
-            if size <= 0:
-                return
+        while size > 0 and self.modified:
+            line = self._modified_first()
             size -= line.size
             self._write_back(line, stays=False)
 
-    def write_back_all(self) -> None:
-        """Begin to evict every dirty line."""
-        for line in list(self._modified()):
-            self._write_back(line, stays=False)
+    def write_back_more(self) -> None:
+        """Begin to evict dirty lines, as many as may be under way at once."""
+        for _ in range(self._options.write_backs_at_once - len(self._asks)):
+            if not self.modified:
+                return
+            self._write_back(self._modified_first(), stays=False)
 
-    def _modified(self) -> Iterator[Line]:
-        lines = [line for _, line in self.lru.items() if line.state is LineState.MODIFIED]
-        return (line for line in lines if line.ask is None)
+    def _modified_first(self) -> Line:
+        key = next(iter(self.modified))
+        line = self.lru.get(key)
+        if line is None:
+            raise InvariantViolation(f"{key} is dirty and not here")
+        return line
+
+    def dirty_since_ms(self, now_ms: int) -> int:
+        """Return since when an owner under local durability has had a value that Redis has not."""
+        lines = (line for _, line in self.lru.items() if line.state in DIRTY)
+        return min((one.dirty_since_ms for one in lines if one.dirty_since_ms), default=now_ms)
 
     @property
     def is_clean(self) -> bool:
         """Whether no value is here that Redis has not, and none is on its way."""
-        return not any(
-            line.state in DIRTY or line.state in COMMITTING for _, line in self.lru.items()
-        )
+        return not (self.modified or self._asks)
 
     # --- Time ---------------------------------------------------------------------------------
 
@@ -790,6 +798,8 @@ class Lines:
             self.dirty_bytes -= line.size
         if line.state is LineState.WRITING_BACK:
             self._leaving_bytes -= line.size
+        if line.state is LineState.MODIFIED:
+            del self.modified[line.key]
         line.state = next_state(line.state, what)
         line.record = record
         if (line.state in HAS_RECORD) != (record is not None):
@@ -798,6 +808,8 @@ class Lines:
             self.dirty_bytes += line.size
         if line.state is LineState.WRITING_BACK:
             self._leaving_bytes += line.size
+        if line.state is LineState.MODIFIED:
+            self.modified[line.key] = None
         if line.key in self.lru:
             self.lru.resize(line.key, line.size)
 

@@ -92,6 +92,16 @@ class CacheNode:
         """
         return self.handover.is_complete and self.home.is_mirrored
 
+    @property
+    def unwritten_bytes(self) -> int:
+        """How much is here that Redis has not."""
+        return self.lines.dirty_bytes + self.home.dirty_bytes + self.kept.bytes
+
+    def dirty_since_ms(self, now_ms: int) -> int:
+        """Return since when there has been a value that Redis has not; now if there is none."""
+        entries = (one.dirty_since_ms for one in self.home.entries.values() if one.dirty)
+        return min(self.lines.dirty_since_ms(now_ms), min(entries, default=now_ms))
+
     def next_tick_ms(self) -> int | None:
         """Return when `Tick` has something to do; it may turn out to be nothing."""
         times = [part.next_tick_ms() for part in (self.lines, self.home, self.handover)]
@@ -222,12 +232,12 @@ class CacheNode:
             self.lines.drive_parked()
 
     def _drain(self) -> None:
-        """Write back; when Redis has everything, serve nothing any more."""
+        """Write back some at a time; when Redis has everything, serve nothing any more."""
         context = self.context
         if context.retired:
             return
-        self.lines.write_back_all()
-        self.home.write_back_all()
+        self.lines.write_back_more()
+        self.home.write_back_more()
         self._deliver_to_self()
         if self.lines.is_clean and self.home.is_clean and not len(self.kept):
             context.retired = True

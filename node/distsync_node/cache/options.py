@@ -24,6 +24,8 @@ class CacheOptions:
     write_back_after_ms: int = 1_000  # without a write
     write_back_within_ms: int = 10_000  # of the first write that Redis has not, whatever follows
     recheck_copies_ms: int = 5_000
+    write_backs_at_once: int = 128  # while draining: of lines, of entries; and copies in a report
+    report_again_ms: int = 20  # the rest of the copies to be looked at
     max_bytes: int = 64 << 20
     max_dirty_bytes: int = 16 << 20  # in lines of this node; the same again for this home
     report_bytes: int = 1 << 20

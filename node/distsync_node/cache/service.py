@@ -88,6 +88,7 @@ logger = logging.getLogger(__name__)
 MAX_CALLS: Final = 10_000  # of clients, that wait here
 UNHELD_SECONDS: Final = 0.005  # before a key is looked at again whose line is not here
 ARM_SECONDS: Final = 0.001  # as long as a deadline may be late
+STALLED_SECONDS: Final = 5.0  # a drain that has written nothing back for so long is given up
 
 
 _DEFAULTS: Final = CacheOptions()
@@ -233,21 +234,35 @@ class CacheService:
     async def drain(self, timeout_seconds: float | None) -> bool:
         """Write back everything and serve nothing any more; returns whether that is done.
 
-        When it cannot be done in time the cache ends as it is: what other nodes keep is safe. None:
-        it takes as long as it takes, also until Redis is back.
+        When it cannot be done in time, or does not go on, the cache ends as it is: what other nodes
+        keep is safe. None: it takes as long as it takes, also until Redis is back.
         """
-        if self._node is None:
+        node = self._node
+        if node is None:
             return True
         if self._closed:
             return self._retired.is_set()
         self.step(Drain())
-        try:
-            async with asyncio.timeout(timeout_seconds):
-                await self._retired.wait()
-        except TimeoutError:
-            logger.error("not everything was written back to redis in %g s", timeout_seconds)
+        if timeout_seconds is None:
+            await self._retired.wait()
+        elif not await self._retires_in(node, timeout_seconds):
+            logger.error("%d bytes were not written back to redis", node.unwritten_bytes)
         self._end()
         return self._retired.is_set()
+
+    async def _retires_in(self, node: CacheNode, timeout_seconds: float) -> bool:
+        """Wait for it, but only for as long as there is less and less to write back."""
+        loop = asyncio.get_running_loop()
+        ends_s = loop.time() + timeout_seconds
+        left_bytes = node.unwritten_bytes
+        while True:
+            try:
+                async with asyncio.timeout(min(STALLED_SECONDS, ends_s - loop.time())):
+                    return await self._retired.wait()
+            except TimeoutError:
+                before_bytes, left_bytes = left_bytes, node.unwritten_bytes
+                if left_bytes >= before_bytes or loop.time() >= ends_s:
+                    return False
 
     def _end(self) -> None:
         """From now on this process takes no part."""
@@ -439,7 +454,6 @@ class CacheService:
             if state in lines:
                 lines[state] += 1
         now_ms = boottime_ms()
-        dirty_since = (one.dirty_since_ms for one in node.home.entries.values() if one.dirty)
         return CacheStats(
             lines=lines,
             bytes=node.lines.lru.bytes,
@@ -453,7 +467,7 @@ class CacheService:
             write_backs=0 if self._memory is None else self._memory.stored,
             evictions=node.lines.evictions,
             dropped=self._dropped,
-            oldest_dirty_ms=now_ms - min(dirty_since, default=now_ms),
+            oldest_dirty_ms=now_ms - node.dirty_since_ms(now_ms),
             durability=self._options.durability.value,
             epoch=node.context.epoch,
             settled=node.is_settled,

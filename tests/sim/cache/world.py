@@ -88,6 +88,7 @@ class World:
             max_bytes=rng.choice((2_500, 7_000, 1 << 20)),
             max_dirty_bytes=rng.choice((3_900, 1 << 20, 1 << 20)),
             report_bytes=rng.choice((100, 1 << 20)),
+            write_backs_at_once=rng.choice((1, 2, 128)),
             mirror_wait_ms=rng.choice((40, 250)),
         )
 

@@ -378,7 +378,7 @@ def test_an_eviction_racing_a_snoop_loses_nothing(mode: Durability) -> None:
     for number in range(4):
         cluster.call_read("b", f"other-{number}")
     cluster.holds.clear()
-    cluster.nodes["b"].lines.write_back_all()
+    cluster.nodes["b"].lines.write_back_more()
     cluster.hold(Ask, source="b")
     cluster.step("b", PeerMessage(cluster.peer("c"), cluster.ring.epoch, Yielded(0, 0, "", ABSENT)))
     assert cluster.state("b", key) == "writing-back"
@@ -396,7 +396,7 @@ def test_a_local_write_during_its_own_write_back_stays() -> None:
     key = cluster.key_at("a")
     cluster.write("b", key, "first")
     cluster.hold_redis = lambda effect: True
-    cluster.nodes["b"].lines.write_back_all()
+    cluster.nodes["b"].lines.write_back_more()
     cluster.after(20)
     assert cluster.state("b", key) == "writing-back"
     cluster.write("b", key, "second")

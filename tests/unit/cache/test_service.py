@@ -9,7 +9,9 @@ from collections.abc import Iterator
 import pytest
 
 from distsync_node.cache import service as services
-from distsync_node.cache.events import Event
+from distsync_node.cache.effects import RedisLoad, RedisPut
+from distsync_node.cache.events import Event, RedisAnswer
+from distsync_node.cache.node import CacheNode
 from distsync_node.cache.options import CacheOptions
 from distsync_node.cache.scripts import redis_key
 from distsync_node.cache.types import Change, Code, Durability, Found, Missing, Refused, Written
@@ -134,15 +136,60 @@ async def test_a_cluster_made_anew_on_a_kept_redis_has_a_cache_of_its_own(
         assert await service.drain(20)
 
 
-async def test_a_drain_without_redis_ends_in_time_and_says_that_it_is_not_done(
+async def test_the_age_of_what_redis_does_not_have_counts_from_its_first_write(
     redis: RedisServer,
 ) -> None:
+    """Under local durability only the line of its owner knows of it."""
+    async with service_alone(redis.url, LOCAL) as (service, _, _):
+        assert service.stats().oldest_dirty_ms == 0
+        began = time.monotonic()
+        await service.write("key", Change(b"value"), TIMEOUT_MS)
+        while (age_ms := service.stats().oldest_dirty_ms) < 50:
+            await service.write("key", Change(b"again"), TIMEOUT_MS)
+            await service.write("other", Change(b"value"), TIMEOUT_MS)
+        assert age_ms <= (time.monotonic() - began) * 1_000 + 1
+        assert await service.drain(20)
+
+
+async def test_a_drain_goes_on_for_as_long_as_it_gets_ahead(
+    redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis does one write in each of the times after which it would be given up otherwise."""
+    monkeypatch.setattr(services, "STALLED_SECONDS", 0.5)
+    options = CacheOptions(durability=Durability.LOCAL, write_backs_at_once=1)
+    async with service_alone(redis.url, options) as (service, _, _):
+        for number in range(3):
+            await service.write(f"key-{number}", Change(b"value"), TIMEOUT_MS)
+        memory = service._memory
+        assert memory is not None
+        turns, request = asyncio.Semaphore(0), memory.request
+        unwritten_bytes = CacheNode.unwritten_bytes.fget
+        assert unwritten_bytes is not None
+
+        async def request_in_turn(cluster_id: str, effect: RedisLoad | RedisPut) -> RedisAnswer:
+            await turns.acquire()
+            return await request(cluster_id, effect)
+
+        def look_and_give_turn(node: CacheNode) -> int:
+            turns.release()
+            return unwritten_bytes(node)
+
+        monkeypatch.setattr(memory, "request", request_in_turn)
+        monkeypatch.setattr(CacheNode, "unwritten_bytes", property(look_and_give_turn))
+        assert await service.drain(60)
+
+
+@pytest.mark.parametrize(("most_s", "stalled_s"), [(0.2, 60), (60, 0.2)])
+async def test_a_drain_without_redis_ends_in_time_and_says_that_it_is_not_done(
+    redis: RedisServer, monkeypatch: pytest.MonkeyPatch, most_s: float, stalled_s: float
+) -> None:
+    monkeypatch.setattr(services, "STALLED_SECONDS", stalled_s)
     async with service_alone(redis.url, LOCAL) as (service, _, _):
         await service.write("key", Change(b"value"), TIMEOUT_MS)
         redis.pause()
         try:
             began = time.monotonic()
-            assert not await service.drain(0.2)
+            assert not await service.drain(most_s)
             assert time.monotonic() - began >= 0.2
         finally:
             redis.resume()
