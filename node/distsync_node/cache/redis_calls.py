@@ -42,7 +42,9 @@ def arguments(effect: RedisLoad | RedisPut, grace_ms: int = GRACE_MS) -> tuple[s
 def answer(effect: RedisLoad | RedisPut, reply: Sequence[bytes | None]) -> RedisAnswer:
     """Return the event for what the script has returned."""
     if reply[0] != b"ok":
-        return RedisFailed(effect.request, undone=True)
+        # This time nothing was done. But a command whose answer was lost is sent again, and the
+        # first one may have come before the newer home did.
+        return RedisFailed(effect.request, undone=isinstance(effect, RedisLoad))
     if isinstance(effect, RedisPut):
         return Stored(effect.request)
     _, epoch, counter, value, remaining_ms, fences, mark_epoch, mark_counter, places = reply

@@ -1,7 +1,8 @@
 """Redis as the cache sees it: `scripts/*.lua` in Python, and what goes wrong on the way there.
 
-A command may be refused, answered late, answered never, or carried out long after whoever sent it
-was told that it failed. What Redis holds never goes back; that is checked here.
+A command may be refused, answered late, answered never, carried out twice, or carried out long
+after whoever sent it was told that it failed. What Redis holds never goes back; that is checked
+here.
 """
 
 from __future__ import annotations
@@ -50,6 +51,12 @@ class Redis:
             kernel.faults["redis_refused"] += 1
             kernel.after(self._delay(), answer, RedisFailed(effect.request, undone=True))
             return
+        if self.flaky and rng.random() < self.flaky / 2:
+            # Its answer is lost with the connection, and it is sent again.
+            kernel.faults["redis_twice"] += 1
+            kernel.after(self._delay(), self._carry_out, effect, None)
+            kernel.after(rng.randint(1, 2_000) * US_PER_MS, self._carry_out, effect, answer)
+            return
         if self.flaky and rng.random() < self.flaky:
             kernel.faults["redis_unknown"] += 1
             kernel.after(rng.randint(1, 200) * US_PER_MS, answer, RedisFailed(effect.request))
@@ -74,7 +81,7 @@ class Redis:
         before = known.version
         if effect.epoch < known.floor:
             self._kernel.faults["redis_superseded"] += 1
-            return RedisFailed(effect.request, undone=True)
+            return RedisFailed(effect.request, undone=isinstance(effect, RedisLoad))
         if self.full and self._needs_room(effect, known):
             self._kernel.faults["redis_had_no_room"] += 1
             return RedisFailed(effect.request, undone=True, full=True)

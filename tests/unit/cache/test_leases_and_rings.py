@@ -227,6 +227,29 @@ def test_a_home_without_its_node_lease_does_not_even_refuse() -> None:
     assert outcome.code is Code.VERSION_MISMATCH
 
 
+def test_a_write_that_redis_did_and_refused_when_it_came_again_is_not_said_to_be_undone() -> None:
+    """Its answer was lost, and before it was sent again another home had read the key."""
+    cluster = Cluster("abc", durability=Durability.WRITE_THROUGH)
+    key = cluster.key_at("a")
+    cluster.read("a", key)
+    cluster.hold_redis = lambda effect: isinstance(effect, RedisPut)
+    op = cluster.call_write("a", key, "new")
+    cluster.run()
+    ((_, effect),) = cluster.held_redis
+    cluster.redis.apply(effect)
+    for other in "bc":
+        cluster.cut("a", other)
+    cluster.leases["a"] = cluster.now_ms
+    cluster.lease("a")
+    cluster.change_ring("bc", tell="bc")
+    assert cluster.read("b", key) == "new"
+    cluster.hold_redis = lambda _effect: False
+    cluster.run()
+    assert cluster.answer("a", op) is None
+    cluster.adopt("a")
+    assert cluster.answer("a", op) == Refused(Code.UNKNOWN)
+
+
 # --- Crashes ----------------------------------------------------------------------------------
 
 
