@@ -812,6 +812,15 @@ def test_a_replacement_takes_member_then_volume_then_pod() -> None:
     assert restarted(going) == "demo-1"
 
 
+def test_a_replacement_holds_up_nothing_that_the_quorum_it_waits_for_needs() -> None:
+    claims = (claim(0), claim(1), claim(2, replacing=True))
+    marked = silent(observed(WISH, claims=claims), 1)
+    assert plan(marked, WISH).action is None  # two voters are left, and both are needed
+    wiped = with_nodes(marked, demo_1=empty(1))
+    assert isinstance(plan(wiped, WISH).action, AddMember)
+    assert restarted(with_pods(marked, pod(1, ready=False, revision="rev-1"))) == "demo-1"
+
+
 @pytest.mark.parametrize("name", ["demo-9", "other-1", "demo"])
 def test_a_replacement_of_what_is_no_pod_is_refused(name: str) -> None:
     wish = desired(cluster(annotations={"distsync.dev/replace": name}))
