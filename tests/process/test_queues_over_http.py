@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from process.calls import call
 from process.cluster import Cluster
 from process.queue_load import QueueLoad
 from process.running import eventually, get
@@ -152,6 +153,29 @@ def test_queues_serve_without_a_quorum(cluster: Cluster) -> None:
     assert len(post(cluster.url(survivor) + "/queue/pop", queue="alone")["messages"]) == 1
     cluster.start(*cluster.names[1:])
     cluster.wait_ready()
+
+
+def test_schedules_of_dead_owners_are_served_without_a_quorum(cluster: Cluster) -> None:
+    """Nobody takes them out of the ring; pushes and pops, which would find them dead, are none."""
+    cluster.wait_for_ring(cluster.names)
+    survivor, *victims = cluster.names
+    others = [f"q{i}" for i in range(100)]  # of other tests
+    queues = [cluster.queue_of(name, but=others) for name in victims]
+    urls = [f"{cluster.url(survivor)}/queue/{queue}" for queue in queues]
+    for url in urls:
+        put = call(f"{url}/schedules/s", {"cron": "* * * * * *", "body": "x"}, method="PUT")
+        assert put.status == 200, put
+    for name in victims:
+        cluster.kill(name)
+    try:
+        before = [get(url)["stats"]["pushed"] for url in urls]
+        for url, pushed in zip(urls, before, strict=True):
+            eventually(lambda url=url, pushed=pushed: get(url)["stats"]["pushed"] > pushed + 1)
+    finally:
+        for url in urls:
+            call(f"{url}/schedules/s", method="DELETE")
+        cluster.start(*victims)
+        cluster.wait_ready()
 
 
 def test_redis_that_is_away_is_a_503_and_comes_back_by_itself(

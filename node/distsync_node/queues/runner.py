@@ -115,13 +115,18 @@ class Runner:
         command = pack_command("ZREM", model.SCHEDULED_KEY, queue)
         await self._redis.run(model.SCHEDULED_KEY, command, writes=True)
 
-    async def to_look_at(self, now_ms: int, limit: int) -> tuple[str, ...]:
-        """Return queues whose schedules are to be looked at by now."""
-        command = pack_command(
-            "ZRANGEBYSCORE", model.SCHEDULED_KEY, "-inf", now_ms, "LIMIT", 0, limit
-        )
-        names: list[bytes] = await self._redis.run(model.SCHEDULED_KEY, command)
-        return tuple(name.decode() for name in names)
+    async def to_look_at(
+        self, now_ms: int, *, after: int, limit: int
+    ) -> tuple[tuple[str, int], ...]:
+        """Return queues whose schedules are to be looked at by now, and the times of that.
+
+        The earliest first, up to `limit` behind the first `after`.
+        """
+        paging = ("WITHSCORES", "LIMIT", after, limit)
+        command = pack_command("ZRANGEBYSCORE", model.SCHEDULED_KEY, "-inf", now_ms, *paging)
+        found: list[bytes] = await self._redis.run(model.SCHEDULED_KEY, command)
+        pairs = zip(found[::2], found[1::2], strict=True)
+        return tuple((name.decode(), int(float(at_ms))) for name, at_ms in pairs)
 
     async def time_ms(self) -> int:
         """Return the time of Redis, in milliseconds since 1970."""

@@ -147,9 +147,12 @@ class Schedules:
             for one, (_, at) in sorted(kept.items())
         )
 
-    async def to_look_at(self, limit: int) -> tuple[str, ...]:
-        """Return queues with schedules that may be due."""
-        return await self._runner.to_look_at(await self._runner.time_ms(), limit)
+    async def to_look_at(self, *, after: int = 0, limit: int) -> tuple[tuple[str, int], ...]:
+        """Return queues with schedules that may be due, and for how many milliseconds they have
+        been: the latest first, up to `limit` behind the first `after`."""
+        now_ms = await self._runner.time_ms()
+        found = await self._runner.to_look_at(now_ms, after=after, limit=limit)
+        return tuple((queue, now_ms - at_ms) for queue, at_ms in found)
 
     async def due(self, queue: str) -> tuple[Due, ...]:
         """Return what is due in a queue now."""

@@ -1,5 +1,8 @@
 """Serves the schedules of a node's queues: once a second, whatever is due.
 
+What is late is served whosever it is: its owner may be gone or cut off from Redis, and without a
+quorum it stays the owner. That two nodes may serve the same then changes nothing, see `schedules`.
+
 One that cannot be served (kept in a format of another version, in a time zone that this node does
 not know) holds up no other, and is told in the log once.
 """
@@ -20,7 +23,8 @@ from distsync_node.queues.types import Pushed
 logger = logging.getLogger(__name__)
 
 LOOK_SECONDS: Final = 1.0
-MAX_QUEUES_LOOKED_AT: Final = 100  # at a time
+LATE_MS: Final = 3_000  # from then on it is for every node to do
+QUEUES_PER_PAGE: Final = 1_000
 
 
 class ScheduleServer:
@@ -53,17 +57,26 @@ class ScheduleServer:
                     await over.wait()
 
     async def _look(self, over: asyncio.Event) -> None:
-        for queue in await self._store.schedules.to_look_at(MAX_QUEUES_LOOKED_AT):
-            if over.is_set():
-                return
-            if not self._is_ours(queue):
-                continue
-            try:
-                await self._serve_queue(queue)
-            except Exception as error:
-                if isinstance(error, DistSyncError) and error.retriable:
-                    raise  # Redis is away or full: the next queue would fare no better
-                self._note(f"schedules of {queue} are not served", error)
+        passed, is_last_page = 0, False  # passed: how many stay due for now
+        while not is_last_page:
+            page = await self._store.schedules.to_look_at(after=passed, limit=QUEUES_PER_PAGE)
+            is_last_page = len(page) < QUEUES_PER_PAGE
+            for queue, late_ms in page:
+                if over.is_set():
+                    return
+                is_for_us = late_ms > LATE_MS or self._is_ours(queue)
+                if not is_for_us or not await self._try_to_serve(queue):
+                    passed += 1
+
+    async def _try_to_serve(self, queue: str) -> bool:
+        try:
+            await self._serve_queue(queue)
+        except Exception as error:
+            if isinstance(error, DistSyncError) and error.retriable:
+                raise  # Redis is away or full: the next queue would fare no better
+            self._note(f"schedules of {queue} are not served", error)
+            return False
+        return True
 
     async def _serve_queue(self, queue: str) -> None:
         for due in await self._store.schedules.due(queue):

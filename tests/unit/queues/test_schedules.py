@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import datetime
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -11,9 +11,10 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from distsync_node.errors import BadRequest, LimitReached, PayloadTooLarge
-from distsync_node.queues import limits, model
+from distsync_node.queues import limits, model, serving
 from distsync_node.queues.schedules import Specification, _Kept, encode, next_time_ms
 from distsync_node.queues.service import QueueService
+from distsync_node.queues.serving import ScheduleServer
 from distsync_node.queues.store import QueueStore
 from distsync_node.queues.types import NewMessage
 from redis_server import RedisServer
@@ -57,7 +58,7 @@ async def make_due(server: RedisServer, store: QueueStore, schedule_id: str = "s
 async def serve(store: QueueStore) -> list[str]:
     """What a node does for a queue of its own; returns the ids that were pushed."""
     ids: list[str] = []
-    for queue in await store.schedules.to_look_at(100):
+    for queue, _ in await store.schedules.to_look_at(limit=100):
         for due in await store.schedules.due(queue):
             pushed = await store.push(
                 queue, [due.message], request_id=due.push_id, push_id=due.push_id
@@ -255,3 +256,53 @@ async def test_a_schedule_is_looked_at_even_if_its_node_dies_right_after_writing
         await schedules.put("q", "s", specification())
     (kept,) = await stores[1].schedules.list("q")
     assert server.client().zscore(model.SCHEDULED_KEY.decode(), "q") == kept.next_at_ms
+
+
+async def make_many_due(server: RedisServer, store: QueueStore, names: Sequence[str]) -> None:
+    """Give each queue a schedule whose time comes now."""
+    now_ms = await store.schedules._runner.time_ms()
+    kept = encode(_Kept(now_ms, specification("0 0 1 1 *")))
+    with server.client() as client:
+        for name in names:
+            client.hset(model.key(name, "schedules").decode(), "s", kept)
+        client.zadd(model.SCHEDULED_KEY.decode(), dict.fromkeys(names, now_ms))
+
+
+async def served_by_a_node(
+    store: QueueStore, is_ours: Callable[[str], bool], expected: set[str]
+) -> None:
+    """Run what serves the schedules of a node until it has served these queues."""
+    over = asyncio.Event()
+    served: list[str] = []
+    node = ScheduleServer(store, is_ours, lambda queue, _ready: served.append(queue))
+    running = asyncio.create_task(node.run(over))
+    try:
+        async with asyncio.timeout(20):
+            while not expected <= set(served):
+                await asyncio.sleep(0.02)
+    finally:
+        over.set()
+        await running
+    assert sorted(served) == sorted(expected)
+
+
+async def test_any_number_of_queues_due_at_once_is_served_in_one_round(
+    stores: list[QueueStore], server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever else is due and for other nodes to serve."""
+    monkeypatch.setattr(serving, "QUEUES_PER_PAGE", 10)
+    monkeypatch.setattr(serving, "LOOK_SECONDS", 600)
+    monkeypatch.setattr(serving, "LATE_MS", 600_000)
+    names = [f"q{number:03}" for number in range(100)]
+    await make_many_due(server, stores[0], names)
+    ours = set(names[2::3])
+    await served_by_a_node(stores[0], ours.__contains__, ours)
+
+
+async def test_what_its_owner_has_not_served_for_seconds_is_served_by_any_node(
+    stores: list[QueueStore], server: RedisServer
+) -> None:
+    await make_many_due(server, stores[0], ["q"])
+    began = asyncio.get_running_loop().time()
+    await served_by_a_node(stores[0], lambda _queue: False, {"q"})
+    assert asyncio.get_running_loop().time() - began > serving.LATE_MS / 1_000 - 0.1
