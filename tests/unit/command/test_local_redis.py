@@ -88,6 +88,25 @@ def test_the_socket_is_beside_the_data(tmp_path: Path, monkeypatch: pytest.Monke
         assert not set("?# ") & set(redis.url)
 
 
+def test_an_older_server_is_not_started_on_data_that_it_would_not_see(
+    path: Path, tmp_path: Path
+) -> None:
+    data_dir = tmp_path / "redis"
+    (data_dir / "appendonlydir").mkdir(parents=True)
+    log_file = tmp_path / "redis.log"
+    older = make_server(path / "redis-server", version("6.2.5"))
+    with pytest.raises(Failure, match=r"6\.2\.5.* would start empty") as refused:
+        prepare(older, data_dir, log_file).__enter__()
+    assert refused.value.exit_code == 2
+    assert "\n" not in refused.value.message
+    newer = make_server(path / "valkey-server", version("7.2.4"))
+    with prepare(newer, data_dir, log_file):
+        pass
+    (data_dir / "appendonlydir").rmdir()
+    with prepare(older, data_dir, log_file):
+        pass
+
+
 def test_a_long_path_has_its_socket_in_a_directory_that_goes_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
