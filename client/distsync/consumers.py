@@ -16,6 +16,7 @@ What holds for both:
   the pop that is under way is ended by closing its connection: the cluster takes back what it
   claimed for it, and no delivery is spent. A node needs a moment before it notices that, so a pop
   that has just begun is given that moment first; if it is answered, its messages are given back.
+  So are those of an answer that met the closing connection (`QueueCalls.pop`).
 - `async for` claims up to `concurrency` messages ahead. Those not begun when it is left are given
   back. The one at hand is not acknowledged when the loop is left by an exception or a `break`: its
   claim ends by itself, unless it was held by `async with`, which settles it.
@@ -61,6 +62,7 @@ _SHORTEST_WAIT_SECONDS: Final = 0.1
 _FIRST_PAUSE_SECONDS: Final = 0.1
 _LONGEST_PAUSE_SECONDS: Final = 5.0
 _YOUNGEST_TO_CUT_SECONDS: Final = 0.1  # from then on a node watches the connection of a pop
+_TAKING_BACK_SECONDS: Final = 1.0  # afterwards it goes on in the background
 
 
 class Consumer:
@@ -225,6 +227,7 @@ class Consumer:
             if not self._returning:
                 puller.cancel()
         await asyncio.wait([puller])
+        await self._calls.taken_back(_TAKING_BACK_SECONDS)
 
     async def _give_back(self, messages: list[ClaimedMessage]) -> None:
         for message in messages:

@@ -48,7 +48,7 @@ class Popper:
         """Claim up to `count` messages; wait until there is one or the clock shows `until`.
 
         Messages `ack` are acknowledged by the first request.
-        If this is cancelled, the connection is closed, and the cluster takes back what it claimed.
+        If this is cancelled, what was claimed goes back (`QueueCalls.pop`).
         """
         clock = self.calls.core.clock
         for message in ack:

@@ -73,6 +73,7 @@ class QueueCalls:
         self.core = core
         self.name = name
         self._path = queue_path(name)
+        self._taking_back: set[asyncio.Task[None]] = set()
 
     async def push(self, messages: list[msgspec.Raw], fence: FenceBody | None) -> list[str]:
         """Push up to 100 messages."""
@@ -84,7 +85,12 @@ class QueueCalls:
     async def pop(
         self, count: int, wait_ms: int, visibility_ms: int, ack: Sequence[str] = ()
     ) -> Reply[PopAnswer]:
-        """Claim up to `count` messages; those of the receipts `ack` are done."""
+        """Claim up to `count` messages; those of the receipts `ack` are done.
+
+        If this is cancelled, its connection ends, and the cluster takes back what it claimed unless
+        the answer is on its way already. So the same is asked once more, in the background, and
+        what that brings is given back.
+        """
         body = PopBody(
             queue=self.name,
             max=count,
@@ -93,7 +99,28 @@ class QueueCalls:
             ack=list(ack),
             request_id=new_request_id(),
         )
-        return await self._post("/queue/pop", body, PopAnswer, wait_seconds=wait_ms / 1000)
+        try:
+            return await self._post("/queue/pop", body, PopAnswer, wait_seconds=wait_ms / 1000)
+        except asyncio.CancelledError:
+            task = self.core.ghosts.run(self._take_back(body), name="distsync-take-back")
+            self._taking_back.add(task)
+            task.add_done_callback(self._taking_back.discard)
+            raise
+
+    async def taken_back(self, seconds: float) -> None:
+        """Wait, at most so long, until nothing is claimed any more for pops that were cancelled."""
+        if self._taking_back:
+            await asyncio.wait(self._taking_back, timeout=seconds)
+
+    async def _take_back(self, body: PopBody) -> None:
+        again = msgspec.structs.replace(body, wait_ms=0, ack=[])
+        until = self.core.clock.now() + _GIVE_BACK_SECONDS
+        try:
+            reply = await self._post("/queue/pop", again, PopAnswer, give_up_at=until)
+        except DistSyncError as error:
+            _log.warning("%s: a cancelled pop may have claimed messages: %s", self.name, error)
+        else:
+            await self._give_back([message.receipt for message in reply.value.messages])
 
     async def ack(self, receipts: Sequence[str], request_id: str | None = None) -> None:
         """Say that messages are done; the same `request_id` says it once."""

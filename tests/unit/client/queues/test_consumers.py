@@ -138,6 +138,26 @@ async def test_stopping_while_it_waits_spends_no_delivery(
     assert message.deliveries == 1
 
 
+async def test_an_answer_that_meets_the_closing_connection_spends_no_delivery(
+    queue: Queue, cluster: QueueCluster
+) -> None:
+    """The node has answered, so far as it knows, when the consumer hangs up."""
+    for node in cluster.nodes.values():
+        node.fault("/queue/pop", hold_answer=asyncio.Event())
+    handler = Handler()
+    consumer = queue.consume(wait=600)
+    running = asyncio.create_task(consumer.run(handler))
+    await eventually(lambda: cluster.queues.waiting == 1)
+    await queue.push("x")
+    while not (await queue.stats()).in_flight:
+        await asyncio.sleep(0.01)
+    cluster.forget_faults()  # of the nodes that were not asked
+    await stopped(consumer, running)
+    assert handler.begun == []
+    (message,) = await queue.pop()
+    assert message.deliveries == 1
+
+
 async def test_stopping_under_load_spends_no_delivery_of_what_was_not_begun(
     queue: Queue, cluster: QueueCluster
 ) -> None:

@@ -547,7 +547,23 @@ async def test_a_pop_that_is_cancelled_while_it_waits_spends_no_delivery(
     await asyncio.wait([popping])
     await eventually(lambda: cluster.queues.waiting == 0)
     await queue.push("x")
-    (message,) = await queue.pop()
+    (message,) = await queue.pop(wait=10)
+    assert message.deliveries == 1
+
+
+async def test_a_pop_that_is_cancelled_when_it_has_been_answered_spends_no_delivery(
+    queue: Queue, cluster: QueueCluster
+) -> None:
+    await queue.push("x")
+    for node in cluster.nodes.values():
+        node.fault("/queue/pop", hold_answer=asyncio.Event())
+    popping = asyncio.create_task(queue.pop())
+    while not (await queue.stats()).in_flight:
+        await asyncio.sleep(0.01)
+    cluster.forget_faults()  # of the nodes that were not asked
+    popping.cancel()
+    await asyncio.wait([popping])
+    (message,) = await queue.pop(wait=10)
     assert message.deliveries == 1
 
 
