@@ -47,9 +47,11 @@ class PopCall(_Struct, frozen=True):
 
 
 class SignalCall(_Struct, frozen=True):
-    """So many messages of these queues can be claimed that could not before."""
+    """So many messages of these queues can be claimed that could not before; in so many
+    milliseconds a delay ends. Without any, whoever gets it only says whether it could serve."""
 
     ready: dict[str, int]
+    delays: dict[str, int]
 
 
 Call: TypeAlias = PushCall | PopCall | SignalCall
@@ -72,9 +74,11 @@ class Pushed(_Struct, frozen=True):
 
 
 class Popped(_Struct, frozen=True):
-    """What was claimed."""
+    """What was claimed, and the id of the request under which it may be given back: a pop goes on
+    under another one when what it first claimed is settled."""
 
     messages: tuple[ClaimedMessage, ...]
+    request_id: str
 
 
 class Signalled(_Struct, frozen=True):

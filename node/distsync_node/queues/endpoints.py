@@ -56,8 +56,10 @@ class InternalEndpoints:
         gone = asyncio.ensure_future(disconnected(receive))
         try:
             await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)
-            if work.done():
+            if not gone.done():
                 await respond(send, OK, encode(work.result()))
+            elif work.done():
+                self._queues.unanswered(request.call, work.result())
         finally:
             gone.cancel()
             work.cancel()

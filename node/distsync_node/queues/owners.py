@@ -5,8 +5,9 @@ Guarantees:
 - A call that did not get to its owner, or whose answer did not come back, ends with `NoAnswer`: the
   caller runs the script itself then, under the same request id. So an owner that is dead, paused
   or cut off costs time, never a message. What is `MAYBE_DONE` is never said to be certainly not.
-- Who did not answer is left alone for `AVOID_MS`, and calls to it that wait end at once. Where
-  calls wait, the owner is asked once a second whether it is there.
+- Who did not answer is left alone, and calls to it that wait end at once. It is asked once a second
+  whether it can serve; when it can, `on_return` is called. An owner at which calls wait is asked so
+  too.
 - Rings only get newer, here and there; a call takes at most two hops.
 """
 
@@ -44,12 +45,11 @@ from distsync_node.queues.calls import (
     encode,
 )
 from distsync_node.raft.types import Member, MemberId
-from distsync_node.services.runtime import boottime_ms
 
 logger = logging.getLogger(__name__)
 
 ANSWER_MS: Final = 1_000  # for a call that does not wait
-AVOID_MS: Final = 1_000
+AVOID_SECONDS: Final = 1.0
 WATCH_SECONDS: Final = 1.0
 MAX_QUEUES_SIGNALLED: Final = 1_000  # in one call
 
@@ -103,9 +103,10 @@ class Owners:
     def __init__(self, places: Places, client: PeerClient) -> None:
         self.places = places
         self._client = client
-        self._avoided_until_ms: dict[MemberId, int] = {}
+        self.on_return: Callable[[], None] = lambda: None
+        self._avoided: dict[MemberId, asyncio.Task[None]] = {}
         self._waiting: dict[asyncio.Future[bytes], tuple[MemberId, str]] = {}
-        self._signals: dict[MemberId, dict[str, int]] = {}
+        self._signals: dict[MemberId, SignalCall] = {}
         self._signalling: dict[MemberId, asyncio.Task[None]] = {}
         self._watching: dict[MemberId, asyncio.Task[None]] = {}
 
@@ -128,9 +129,7 @@ class Owners:
         member = self.owner(queue)
         if member is None or not member.peer_url or member.id == self.places.own_id:
             return None
-        if self._avoided_until_ms.get(member.id, 0) > boottime_ms():
-            return None
-        return member
+        return None if member.id in self._avoided else member
 
     def ring_changed(self) -> None:
         """Calls that wait at a node which is not the owner any more end without an answer."""
@@ -147,7 +146,7 @@ class Owners:
     async def close(self) -> None:
         """End what is under way."""
         self.end_waits()
-        tasks = [*self._signalling.values(), *self._watching.values()]
+        tasks = [*self._signalling.values(), *self._watching.values(), *self._avoided.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -173,18 +172,23 @@ class Owners:
         return reply if isinstance(reply, Popped | NoAnswer) else NoAnswer.MAYBE_DONE
 
     async def _watch(self, member: Member) -> None:
-        """Find out whether an owner at which calls wait is still there; `_avoid` ends them."""
+        """Find out whether an owner at which calls wait can still serve; `_avoid` ends them."""
         while True:
             await asyncio.sleep(WATCH_SECONDS)
             if all(member_id != member.id for member_id, _ in self._waiting.values()):
                 return
-            await self._tell(member, {})
+            await self._tell(member, SignalCall({}, {}))
 
-    def signal(self, member: Member, queue: str, ready: int) -> None:
-        """Tell the owner that messages can be claimed. Lost signals cost a second, no more."""
-        signals = self._signals.setdefault(member.id, {})
-        if queue in signals or len(signals) < MAX_QUEUES_SIGNALLED:
-            signals[queue] = signals.get(queue, 0) + ready
+    def signal(self, member: Member, queue: str, ready: int, delay_ms: int = 0) -> None:
+        """Tell the owner that messages can be claimed, and when a delay ends (0: none does).
+
+        Lost signals cost a second, no more.
+        """
+        news = self._signals.setdefault(member.id, SignalCall({}, {}))
+        if queue in news.ready or len(news.ready) < MAX_QUEUES_SIGNALLED:
+            news.ready[queue] = news.ready.get(queue, 0) + ready
+            if delay_ms:
+                news.delays[queue] = min(delay_ms, news.delays.get(queue, delay_ms))
         if member.id not in self._signalling:
             self._signalling[member.id] = asyncio.create_task(self._send_signals(member))
 
@@ -195,11 +199,13 @@ class Owners:
         # Between the look above and this nothing else runs: a later signal starts another task.
         del self._signalling[member.id]
 
-    async def _tell(self, member: Member, signals: dict[str, int]) -> None:
+    async def _tell(self, member: Member, signals: SignalCall) -> bool:
+        """Send signals; return whether they arrived."""
         try:
-            await self._ask(member, SignalCall(signals), "", ANSWER_MS)
+            return isinstance(await self._ask(member, signals, "", ANSWER_MS), Signalled)
         except Exception as error:
             logger.warning("a signal to %s failed: %s", member.name, error)
+            return False
 
     async def _ask(
         self, member: Member, call: Call, queue: str, timeout_ms: int
@@ -251,10 +257,23 @@ class Owners:
             return NoAnswer.MAYBE_DONE
 
     def _avoid(self, member: Member, why: str) -> None:
-        now_ms = boottime_ms()
-        if self._avoided_until_ms.get(member.id, 0) <= now_ms:
+        if member.id not in self._avoided:
             logger.warning("queues of %s are served here for now: %s", member.name, why)
-        self._avoided_until_ms[member.id] = now_ms + AVOID_MS
+            self._avoided[member.id] = asyncio.create_task(self._look_for(member))
         for request, (member_id, _) in list(self._waiting.items()):
             if member_id == member.id:
                 request.cancel()
+
+    async def _look_for(self, member: Member) -> None:
+        """Leave a member alone until it can serve, or nothing is its to serve."""
+        try:
+            while True:
+                await asyncio.sleep(AVOID_SECONDS)
+                if not self._is_in_ring(member) or await self._tell(member, SignalCall({}, {})):
+                    break
+        finally:
+            del self._avoided[member.id]
+        self.on_return()
+
+    def _is_in_ring(self, member: Member) -> bool:
+        return any(server.member == member.id for server in self.places.ring().state.servers)

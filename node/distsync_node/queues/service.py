@@ -7,7 +7,7 @@ Guarantees:
   nothing happens twice. What else makes messages claimable runs here and is signalled to the owner.
 - A long poll is woken at once by what makes messages claimable, whichever node it waits and
   whichever that happens at, as long as the owner is up; otherwise within a second (`wakeups`).
-  On a new epoch it moves to the new owner.
+  On a new epoch it moves to the new owner, and back to an owner that was not to be reached.
 - Messages are claimed for a poll only while it waits. If its client goes away before it is
   answered, that attempt is unclaimed: the messages return at once and no delivery is spent.
 - A poll that waits while Redis fails is answered with that error, not with an empty list.
@@ -20,6 +20,7 @@ Which node runs a script is a matter of speed only; see `store`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -58,6 +59,7 @@ from distsync_node.queues.types import (
 from distsync_node.queues.types import Popped as Claims
 from distsync_node.queues.wakeups import (
     MAX_WAITERS_PER_QUEUE,
+    RECHECK_MS,
     Claim,
     Effect,
     Expire,
@@ -72,6 +74,7 @@ from distsync_node.services.runtime import boottime_ms
 logger = logging.getLogger(__name__)
 
 FENCE_TRIES: Final = 3
+UNCLAIM_AGAIN_SECONDS: Final = 1.0
 MAX_HOPS: Final = 2
 REQUEST_ID_BYTES: Final = 20
 
@@ -157,6 +160,7 @@ class QueueService:
             self._spawn(Sweeper(self._store, self._serves).run(self._over))
         if self._owners is not None:
             self._owners.places.on_ring_change(self._ring_changed)
+            self._owners.on_return = self._owner_returned
 
     def end_polls(self) -> None:
         """Answer every long poll with nothing, now and from now on: this node is about to stop."""
@@ -241,7 +245,8 @@ class QueueService:
         for _ in range(FENCE_TRIES):
             outcome = await self.store.push(queue, messages, request_id=request_id, fence=fence)
             if not isinstance(outcome, FenceUnverified):
-                self._signal(queue, outcome.ready)
+                delays = [one.delay_ms for one in messages if one.delay_ms]
+                self._signal(queue, outcome.ready, min(delays, default=0))
                 return outcome.ids
             if fence is None or self._verify is None:
                 break
@@ -292,6 +297,7 @@ class QueueService:
             attempt = new_attempt()
             if self._owners is None or owner is None or hops == MAX_HOPS:
                 messages = await self._pop_here(pop, attempt)
+                hops = 0  # if it is to move, that is for another reason than before
             else:
                 hops += 1
                 messages = await self._pop_there(self._owners, owner, pop, attempt)
@@ -318,9 +324,10 @@ class QueueService:
             popped = await owners.pop(owner, call)
         except asyncio.CancelledError:
             # The owner gives back what it claims from now on; here, what it has answered with.
-            self._spawn(self._unclaim(pop.queue, pop.request_id, attempt))
+            self._spawn(self._unclaim_twice(pop.queue, pop.request_id, attempt))
             raise
         if isinstance(popped, Popped):
+            pop.request_id = popped.request_id
             return popped.messages
         pop.in_doubt = pop.in_doubt or popped is NoAnswer.MAYBE_DONE
         return None
@@ -377,7 +384,7 @@ class QueueService:
         settled = await self.store.nack(
             queue, receipts, delay_ms=delay_ms, dead=dead, spend=spend, request_id=request_id
         )
-        self._signal(queue, settled.ready)
+        self._signal(queue, settled.ready, delay_ms)
         return settled
 
     # --- The queue as a whole -----------------------------------------------------------------
@@ -416,9 +423,11 @@ class QueueService:
 
     async def _answer(self, call: Call) -> Reply:
         match call:
-            case SignalCall(ready=ready):
+            case SignalCall(ready=ready, delays=delays):
+                if not ready:
+                    await self.store.ping()
                 for queue, count in ready.items():
-                    self._carry_out(self._wakeups.signal(queue, count))
+                    self._hear(queue, count, delays.get(queue, 0))
                 return Signalled()
             case PushCall() | PopCall() if not self._owns(call.queue):
                 return self._not_owner()
@@ -436,9 +445,16 @@ class QueueService:
                     deadline_ms=boottime_ms() + call.wait_ms if call.wait_ms else 0,
                 )
                 messages = await self._pop_here(pop, call.attempt)
-                return Popped(messages) if messages is not None else self._not_owner()
+                if messages is None:
+                    return self._not_owner()
+                return Popped(messages, pop.request_id)
             case _:
                 assert_never(call)
+
+    def unanswered(self, call: Call, reply: Reply) -> None:
+        """The caller has gone, and no byte of the reply was written."""
+        if isinstance(call, PopCall) and isinstance(reply, Popped) and reply.messages:
+            self.give_back(call.queue, Taken(reply.messages, reply.request_id, call.attempt))
 
     def _serves(self, queue: str) -> bool:
         """Whether a queue is for this node to look after: its own, and those of owners that do
@@ -455,18 +471,34 @@ class QueueService:
         """Whoever waits is to wait at the owner of now."""
         if self._owners is not None:
             self._owners.ring_changed()
-        self._carry_out(self._wakeups.move_all())
+        self._carry_out(self._wakeups.move(lambda _queue: True))
+
+    def _owner_returned(self) -> None:
+        """Who waits here because the owner could not be reached is to wait there again."""
+        owners = self._owners
+        if owners is not None:
+            self._carry_out(
+                self._wakeups.move(lambda queue: owners.remote_owner(queue) is not None)
+            )
 
     # --- Who waits ----------------------------------------------------------------------------
 
-    def _signal(self, queue: str, ready: int) -> None:
-        """Messages can be claimed: tell who waits here, and the owner where others wait."""
-        if ready <= 0:
+    def _signal(self, queue: str, ready: int, delay_ms: int = 0) -> None:
+        """Messages can be claimed, or can when a delay ends: tell who waits here, and the owner
+        where others wait. A delay that the next look at the queue finds need not be told."""
+        if delay_ms >= RECHECK_MS:
+            delay_ms = 0
+        if ready <= 0 and not delay_ms:
             return
-        self._carry_out(self._wakeups.signal(queue, ready))
+        self._hear(queue, ready, delay_ms)
         owner = self._owners.remote_owner(queue) if self._owners is not None else None
         if self._owners is not None and owner is not None:
-            self._owners.signal(owner, queue, ready)
+            self._owners.signal(owner, queue, ready, delay_ms)
+
+    def _hear(self, queue: str, ready: int, delay_ms: int) -> None:
+        if delay_ms:
+            self._wakeups.expect(queue, delay_ms, boottime_ms())
+        self._carry_out(self._wakeups.signal(queue, ready))
 
     def _park(self, poll: _Poll) -> None:
         waiter, effects = self._wakeups.park(
@@ -544,6 +576,15 @@ class QueueService:
             logger.warning("claims of a client that went stay until their deadline: %s", error)
         else:
             self._signal(queue, unclaimed.ready)
+
+    async def _unclaim_twice(self, queue: str, request_id: str, attempt: str) -> None:
+        """For an attempt of another node: its claim may come after this, and its answer be on its
+        way before it knows that nobody waits for it."""
+        await self._unclaim(queue, request_id, attempt)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(UNCLAIM_AGAIN_SECONDS):
+                await self._over.wait()
+        await self._unclaim(queue, request_id, attempt)
 
     def _resolve(self, poll: _Poll, messages: Messages | None) -> None:
         if not poll.answer.done():

@@ -15,10 +15,10 @@ Promises:
     the queue. So a signal needs to wake only as many waiters as messages became ready.
  4. A queue with waiters is looked at once a second, by the first of them, whatever signals came: a
     message pushed through a node that knows nothing of this one waits no longer than that. It is
-    looked at sooner when Redis said that a delay or another's claim ends sooner.
+    looked at sooner when Redis, or `expect`, said that a delay or another's claim ends sooner.
  5. A waiter ends exactly once: answered (`claimed` with messages), `Expire`, `Move`, or `leave`.
- 6. On a new epoch every waiter is moved, to be parked on whichever node owns its queue then; one
-    whose claim is under way when that comes back empty.
+ 6. Where a queue has another owner, as on a new epoch, its waiters are moved, to be parked there;
+    one whose claim is under way when that comes back empty.
 
 A waiter who leaves or is moved while its claim is under way is forgotten here; `claimed` then
 returns `GiveBack`, and the shell unclaims that attempt, which spends no delivery.
@@ -27,7 +27,7 @@ returns `GiveBack`, and the shell unclaims that attempt, which spends no deliver
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final, NewType, TypeAlias
 
@@ -164,6 +164,12 @@ class Wakeups:
         state.signal += 1
         return self._wake(queue, state, ready)
 
+    def expect(self, queue: str, delay_ms: int, now_ms: int) -> None:
+        """A message of the queue can be claimed after this delay."""
+        state = self._queues.get(queue)
+        if state is not None:
+            self._plan_check(queue, state, now_ms, delay_ms)
+
     def claimed(
         self, waiter_id: WaiterId, *, got: int, more: bool, next_ms: int | None, now_ms: int
     ) -> list[Effect]:
@@ -218,12 +224,12 @@ class Wakeups:
                 self._plan_check(queue, state, now_ms, None)
         return effects
 
-    def move_all(self) -> list[Effect]:
-        """A new epoch: whoever waits is to be parked again, in the order of now."""
+    def move(self, is_to_move: Callable[[str], bool]) -> list[Effect]:
+        """Whoever waits for such a queue is to be parked again, in the order of now."""
         effects: list[Effect] = []
         for waiter_id in sorted(self._waiters):
             waiter = self._waiters[waiter_id]
-            if waiter.has_left:
+            if waiter.has_left or not is_to_move(waiter.queue):
                 continue
             if waiter.is_claiming:
                 waiter.must_move = True

@@ -28,6 +28,8 @@ from distsync_node.errors import (
 )
 from distsync_node.peers.client import PeerClient, PeerUnreachable
 from distsync_node.queues.calls import (
+    PopCall,
+    Popped,
     Refused,
     Reply,
     Request,
@@ -35,9 +37,11 @@ from distsync_node.queues.calls import (
     decode_request,
     encode,
 )
+from distsync_node.queues.endpoints import InternalEndpoints
 from distsync_node.queues.owners import Owners
 from distsync_node.queues.service import QueueService
-from distsync_node.queues.types import NewMessage, QueueConfigChange
+from distsync_node.queues.types import NewMessage, QueueConfigChange, Unclaimed
+from distsync_node.queues.types import Popped as Claims
 from distsync_node.raft.types import Member, MemberId
 from redis_server import RedisServer
 
@@ -160,6 +164,14 @@ class Trio:
     async def waits_at(self, name: str) -> None:
         async with asyncio.timeout(5):
             while not self.wire.nodes[name].waiting:
+                await asyncio.sleep(0.001)
+
+    async def waits_idly_at(self, name: str) -> None:
+        """Until it has looked for messages and found none."""
+        await self.waits_at(name)
+        waiters = self.wire.nodes[name]._wakeups._waiters
+        async with asyncio.timeout(5):
+            while any(one.is_claiming for one in waiters.values()):
                 await asyncio.sleep(0.001)
 
 
@@ -298,6 +310,62 @@ async def test_a_poll_leaves_an_owner_that_answers_others_no_more(trio: Trio) ->
     assert await bodies(poll) == [b"x"]
 
 
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Owners are asked whether they are there many times a second."""
+    monkeypatch.setattr("distsync_node.queues.owners.AVOID_SECONDS", 0.05)
+    monkeypatch.setattr("distsync_node.queues.owners.WATCH_SECONDS", 0.05)
+    monkeypatch.setattr("distsync_node.queues.owners.ANSWER_MS", 200)
+
+
+@pytest.mark.usefixtures("quick")
+async def test_a_poll_goes_back_to_an_owner_that_can_serve_again(trio: Trio) -> None:
+    queue, own = trio.queue_of("n2"), trio.queue_of("n1")
+    polls = [trio.pop("n1", queue, 60_000, "r"), trio.pop("n1", own, 60_000, "own")]
+    await trio.waits_at("n2")
+    trio.wire.silent.add("n2")
+    async with asyncio.timeout(5):
+        while trio.wire.nodes["n1"].waiting < 2:
+            await asyncio.sleep(0.001)
+    trio.wire.silent.clear()
+    await trio.waits_at("n2")
+    assert trio.wire.nodes["n1"].waiting == 1
+    await trio.push("n3", queue)
+    assert await bodies(polls[0]) == [b"x"]
+    polls[1].cancel()
+
+
+@pytest.mark.usefixtures("quick")
+async def test_a_poll_stays_away_from_an_owner_that_answers_and_cannot_serve(trio: Trio) -> None:
+    queue = trio.queue_of("n2")
+    trio.wire.nodes["n2"] = QueueService("", Owners(trio.places["n2"], trio.wire))
+    poll = trio.pop("n1", queue, 60_000)
+    async with asyncio.timeout(5):
+        while trio.wire.asked.count(("n2", "signal")) < 3:
+            await asyncio.sleep(0.001)
+    assert trio.wire.asked.count(("n2", "pop")) == 1
+    await trio.push("n1", queue)
+    assert await bodies(poll, 0.5) == [b"x"]
+
+
+async def test_a_poll_is_woken_when_a_delay_ends_wherever_that_began(
+    trio: Trio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("distsync_node.queues.wakeups.RECHECK_MS", 600_000)
+    queue = trio.queue_of("n2")
+    node = trio.wire.nodes["n3"]
+    poll = trio.pop("n1", queue, 60_000)
+    await trio.waits_idly_at("n2")
+    delayed = NewMessage(body=b"x", delay_ms=50)
+    await node.push(queue, [delayed], request_id="push", fence=None)
+    assert await bodies(poll) == [b"x"]
+    receipts = [one.receipt for one in poll.result().messages]
+    again = trio.pop("n1", queue, 60_000, "again")
+    await trio.waits_idly_at("n2")
+    await node.nack(queue, receipts, delay_ms=50, dead=False, request_id="nack")
+    assert await bodies(again) == [b"x"]
+
+
 async def test_a_client_that_goes_while_its_poll_waits_elsewhere_takes_no_message(
     trio: Trio,
 ) -> None:
@@ -319,6 +387,93 @@ async def test_a_client_that_goes_while_its_poll_waits_elsewhere_takes_no_messag
             queue, [message.receipt], request_id=f"ack{turns}"
         )
         assert settled.stale == ()
+
+
+@pytest.mark.parametrize("turns", range(12))
+async def test_what_was_claimed_when_the_caller_went_is_given_back_not_sent(
+    trio: Trio, turns: int
+) -> None:
+    """The claim and the end of the connection come within a few steps of the event loop."""
+    queue = trio.queue_of("n2")
+    node = trio.wire.nodes["n2"]
+    await trio.push("n2", queue)
+    call = PopCall(queue, 1, 5_000, 60_000, "r", "attempt")
+    body = encode(Request("c", MemberId("id-n2"), trio.ring.epoch, None, call))
+    hung_up, sent = asyncio.Event(), []
+    tasks: list[asyncio.Task[None]] = []
+    real_pop = node.store.pop
+
+    async def hang_up() -> None:
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        hung_up.set()
+
+    async def pop(*arguments: Any, **more: Any) -> Claims:
+        claims = await real_pop(*arguments, **more)
+        tasks.append(asyncio.create_task(hang_up()))
+        return claims
+
+    node.store.pop = pop  # type: ignore[method-assign]
+    inbox = [{"type": "http.request", "body": body}]
+    is_known = False
+
+    async def receive() -> dict[str, Any]:
+        nonlocal is_known
+        if inbox:
+            return inbox.pop()
+        await hung_up.wait()
+        is_known = True
+        return {"type": "http.disconnect"}
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(is_known)
+
+    async with asyncio.timeout(5):
+        await InternalEndpoints(node).call({}, receive, send)
+    assert not any(sent)
+    if not sent:
+        assert await bodies(trio.pop("n3", queue, 10_000, "another")) == [b"x"]
+
+
+async def test_a_claim_that_comes_after_it_was_given_back_is_given_back_again(trio: Trio) -> None:
+    """The owner is slow, and answers before it knows that its caller has gone."""
+    queue = trio.queue_of("n2")
+    go_on, gave_back = asyncio.Event(), asyncio.Event()
+    store = trio.wire.nodes["n1"].store
+    real_unclaim = store.unclaim
+
+    async def unclaim(*arguments: Any, **more: Any) -> Unclaimed:
+        unclaimed = await real_unclaim(*arguments, **more)
+        gave_back.set()
+        return unclaimed
+
+    store.unclaim = unclaim  # type: ignore[method-assign]
+    asked: list[asyncio.Task[Reply]] = []
+
+    async def post(url: str, body: bytes, **_: Any) -> bytes:
+        async def answer() -> Reply:
+            await go_on.wait()
+            return await trio.wire.nodes["n2"].answer(decode_request(body))
+
+        asked.append(asyncio.create_task(answer()))
+        return encode(await asyncio.shield(asked[-1]))
+
+    trio.wire.post = post  # type: ignore[assignment]
+    await trio.push("n2", queue)
+    poll = trio.pop("n1", queue, 60_000)
+    while not asked:
+        await asyncio.sleep(0)
+    poll.cancel()
+    await asyncio.gather(poll, return_exceptions=True)
+    async with asyncio.timeout(5):
+        await gave_back.wait()
+    go_on.set()
+    claimed = await asked[0]
+    assert isinstance(claimed, Popped)
+    assert len(claimed.messages) == 1
+    async with asyncio.timeout(10):
+        (message,) = (await trio.pop("n2", queue, 60_000, "another")).messages
+    assert message.deliveries == 1
 
 
 async def test_polls_end_when_their_node_stops(trio: Trio) -> None:

@@ -147,6 +147,24 @@ def test_a_queue_is_looked_at_when_a_delay_or_a_claim_ends(poll: Poll) -> None:
     assert poll.at(47) == claims(first)
 
 
+def test_a_queue_is_looked_at_when_a_delay_ends_that_began_meanwhile(poll: Poll) -> None:
+    first = poll.park()
+    poll.wakeups.expect("q", 40, poll.now)
+    poll.wakeups.expect("q", 70, poll.now)
+    poll.wakeups.expect("nobody waits for this", 10, poll.now)
+    assert poll.wakeups.next_tick_ms() == 40
+    assert poll.at(40) == claims(first)
+    assert poll.came_back(first, 0, next_ms=30) == []
+    assert poll.at(70) == claims(first)
+
+
+def test_only_waiters_of_queues_that_are_elsewhere_are_moved(poll: Poll) -> None:
+    here, there = poll.park("here"), poll.park("there")
+    moved = poll.wakeups.move(lambda queue: queue == "there")
+    assert moved == [Move(waiter=there, queue="there")]
+    assert poll.wakeups.signal("here", 1) == claims(here, queue="here")
+
+
 def test_a_waiter_expires_at_its_deadline(poll: Poll) -> None:
     first, second = poll.park(wait_ms=300), poll.park(wait_ms=500)
     assert poll.at(299) == []
@@ -191,7 +209,7 @@ def test_one_that_left_before_its_turn_is_passed_over(poll: Poll) -> None:
 def test_a_new_epoch_moves_all_in_their_order(poll: Poll) -> None:
     first, second, third = poll.park(), poll.park("r"), poll.park()
     poll.wakeups.signal("q", 1)
-    assert poll.wakeups.move_all() == [
+    assert poll.wakeups.move(lambda _queue: True) == [
         Move(waiter=second, queue="r"),
         Move(waiter=third, queue="q"),
     ]
@@ -202,7 +220,7 @@ def test_a_new_epoch_moves_all_in_their_order(poll: Poll) -> None:
 def test_one_that_gets_its_messages_while_the_epoch_changes_is_not_moved(poll: Poll) -> None:
     first = poll.park()
     poll.wakeups.signal("q", 1)
-    poll.wakeups.move_all()
+    poll.wakeups.move(lambda _queue: True)
     assert poll.came_back(first, 1) == []
     assert len(poll.wakeups) == 0
 
