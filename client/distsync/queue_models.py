@@ -91,7 +91,7 @@ class QueueConfig(View, frozen=True, kw_only=True):
 
     @property
     def rate_per(self) -> float:
-        """In how many seconds `rate_count` messages are delivered at most."""
+        """In how many seconds `rate_count` messages are delivered on average, see `configure`."""
         return self.rate_per_ms / 1000
 
 

@@ -251,8 +251,9 @@ class Queue:
             max_deliveries: a message that fails once it was delivered so often is a dead letter.
             dedupe_window: how long a dedupe id is remembered, up to 7 days.
             ttl: messages that say nothing else expire after this.
-            rate_count: so many messages at most are delivered ...
-            rate_per: ... in each time of this length.
+            rate_count: so many messages are delivered, on average, ...
+            rate_per: ... in each time of this length; in any one at most twice as many, as what was
+                not used is saved up.
             create: make the queue if it is not there; without it, `QueueNotFound` is raised.
         """
         body = ConfigBody(

@@ -93,9 +93,13 @@ async def _stats_of(client: AsyncClient, names: list[str]) -> dict[str, QueueSta
     help="How long dedupe ids are remembered.",
 )
 @click.option("--ttl", type=TTL, help="Messages that say nothing else expire after this.")
-@click.option("--rate-count", type=click.IntRange(min=0), help="So many are delivered at most ...")
 @click.option(
-    "--rate-per", type=DurationType(least_ms=1, most_ms=86_400_000), help="... in each such time."
+    "--rate-count", type=click.IntRange(min=0), help="On average so many are delivered ..."
+)
+@click.option(
+    "--rate-per",
+    type=DurationType(least_ms=1, most_ms=86_400_000),
+    help="... in each such time, and at most twice as many in any one.",
 )
 @click.option("--create", is_flag=True, help="Make the queue if it is not there.")
 @cluster_options

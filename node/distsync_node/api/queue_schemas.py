@@ -153,7 +153,9 @@ class SettledResponse(_Response, frozen=True):
 
 
 class ConfigRequest(_Request, frozen=True):
-    """PUT /queue/{name}/config: what is not given stays; 0 is no limit. `create` makes the queue"""
+    """PUT /queue/{name}/config: what is not given stays; 0 is no limit. `create` makes the queue.
+    On average `rate_count` messages are delivered in each `rate_per_ms`, and at most twice as many
+    in any one such time: what was not used of one is saved up"""
 
     max_length: Annotated[int, Meta(ge=0, le=limits.MAX_LENGTH)] | None = None
     max_deliveries: Annotated[int, Meta(ge=0, le=limits.MAX_DELIVERIES)] | None = None

@@ -249,6 +249,15 @@ async def test_the_rate_limits_claims_and_saves_up_no_more_than_its_count(queue:
     assert len(await queue.after(60_000).claim(100)) == 10
 
 
+async def test_the_rate_lets_through_at_most_twice_its_count_in_any_one_time(queue: Queue) -> None:
+    """What is saved up, and what comes meanwhile."""
+    await queue.configure(rate_count=10, rate_per_ms=1_000)
+    await queue.push(*map(str, range(100)))
+    claimed = [len(await queue.after(ms).claim(100)) for ms in (60_000, *[100] * 9)]
+    assert sum(claimed) == 19
+    assert len(await queue.after(100).claim(100)) == 1
+
+
 async def test_a_pop_is_bounded_in_bytes_but_gives_at_least_one(queue: Queue) -> None:
     body = "x" * limits.MAX_BODY_BYTES
     for _ in range(6):

@@ -5,7 +5,7 @@
 -- max_deliveries    the last failed one makes a dead letter; 0 = no limit
 -- dedupe_window_ms
 -- ttl_ms            of messages pushed without one; 0 = for ever
--- rate_count        claims per rate_per_ms; 0 = no limit
+-- rate_count        claims per rate_per_ms, and so many saved up; 0 = no limit
 -- paused            1 = pop gives nothing
 local born, config_packed, requests_packed =
   unpack(call('HMGET', k.meta, 'born', 'config', 'requests'))
