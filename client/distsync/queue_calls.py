@@ -15,7 +15,7 @@ from urllib.parse import urlencode
 import msgspec
 
 from distsync.core import Core
-from distsync.errors import DistSyncError, MessageNotFound, StaleReceipt
+from distsync.errors import DistSyncError, StaleReceipt
 from distsync.fences import FenceBody
 from distsync.identity import new_request_id
 from distsync.lease import Span
@@ -207,16 +207,9 @@ class QueueCalls:
         return await self._get(message_path(self.name, message_id), MessageInfo)
 
     async def cancel(self, message_id: str) -> None:
-        """Take a message out that is not claimed.
-
-        There is no request id to this call: where the answer to an attempt was lost, the next one
-        finds the message gone.
-        """
-        try:
-            await self._delete(message_path(self.name, message_id), CancelledAnswer)
-        except MessageNotFound as error:
-            if not error.after_doubt:
-                raise
+        """Take a message out that is not claimed."""
+        query = urlencode({"request_id": new_request_id()})
+        await self._delete(f"{message_path(self.name, message_id)}?{query}", CancelledAnswer)
 
     async def schedule(self, schedule_id: str, body: ScheduleBody) -> Schedule:
         """Add a schedule, or replace the one of that id."""

@@ -122,7 +122,7 @@ class Transport:
     async def delete(
         self, path: str, kind: type[T], *, needs_leader: bool = True, prefer: str | None = None
     ) -> Reply[T]:
-        """Take something away; as `post`, but without a request id.
+        """Take something away; as `post`, but without a body.
 
         Where an attempt was in doubt, `after_doubt` of the reply or of the error says so: what was
         to be taken away may be gone by this very call.

@@ -257,8 +257,14 @@ QUEUE_OPERATIONS = (
         description="A dead letter too.",
         response=schemas.CancelledResponse,
         answers={"done": {"cancelled": True}},
+        query=schemas.DeleteQuery,
         path_parameters=(_NAME, _ID),
-        errors=(*_REDIS, errors.MessageNotFound, errors.MessageInFlight),
+        errors=(
+            *_REDIS,
+            errors.RequestIdReused,
+            errors.MessageNotFound,
+            errors.MessageInFlight,
+        ),
     ),
     Operation(
         method="PUT",
@@ -357,6 +363,7 @@ QUEUE_OPERATIONS = (
         summary="Push it no more",
         response=schemas.UnscheduledResponse,
         answers={"done": {"deleted": True}},
+        query=schemas.DeleteQuery,
         path_parameters=(_NAME, _SCHEDULE_ID),
         errors=_REDIS,
     ),

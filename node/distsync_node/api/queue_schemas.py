@@ -164,6 +164,7 @@ class ConfigRequest(_Request, frozen=True):
     rate_count: Annotated[int, Meta(ge=0, le=limits.MAX_RATE_COUNT)] | None = None
     rate_per_ms: Annotated[int, Meta(ge=1, le=limits.MAX_RATE_PER_MS)] | None = None
     create: bool = False
+    request_id: RequestId | None = None
 
 
 class QueueResponse(_Response, frozen=True):
@@ -230,6 +231,12 @@ class MessagesResponse(_Response, frozen=True):
     next: str | None
 
 
+class DeleteQuery(_Request, frozen=True):
+    """DELETE /queue/{name}/messages/{id}, /queue/{name}/schedules/{id}"""
+
+    request_id: RequestId | None = None
+
+
 class CancelledResponse(_Response, frozen=True):
     """The message is gone"""
 
@@ -278,7 +285,9 @@ class RedrivenResponse(_Response, frozen=True):
 
 
 class SwitchRequest(_Request, frozen=True):
-    """POST /queue/{name}/pause, /queue/{name}/resume: no members"""
+    """POST /queue/{name}/pause, /queue/{name}/resume"""
+
+    request_id: RequestId | None = None
 
 
 ScheduleId = Annotated[
@@ -309,6 +318,7 @@ class ScheduleRequest(_Request, frozen=True):
     priority: Annotated[int, Meta(ge=0, le=limits.MAX_PRIORITY)] = 0
     ttl_ms: Annotated[int, Meta(ge=0, le=limits.MAX_TTL_MS)] = 0
     group: Annotated[str, Meta(max_length=limits.MAX_GROUP_BYTES)] = ""
+    request_id: RequestId | None = None
 
 
 class ScheduleView(_Response, frozen=True):

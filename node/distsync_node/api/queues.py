@@ -219,9 +219,8 @@ class QueueEndpoints:
 
     async def cancel_message(self, call: Call) -> bytes:
         """DELETE /queue/{name}/messages/{id}"""
-        await self._queues.store.cancel(
-            _queue(call), _message_id(call), request_id=call.name_command(None)
-        )
+        request_id = _request_id(call, query_of(call, schemas.DeleteQuery).request_id)
+        await self._queues.store.cancel(_queue(call), _message_id(call), request_id=request_id)
         return encode(schemas.CancelledResponse())
 
     async def configure(self, call: Call) -> bytes:
@@ -294,6 +293,7 @@ class QueueEndpoints:
 
     async def delete_schedule(self, call: Call) -> bytes:
         """DELETE /queue/{name}/schedules/{id}"""
+        query_of(call, schemas.DeleteQuery)
         deleted = await self._queues.store.schedules.delete(
             _queue(call), decoded_segment(call, "id", 1)
         )

@@ -109,7 +109,7 @@ Query = TypeVar("Query", bound=msgspec.Struct)
 
 
 def query_of(call: Call, kind: type[Query]) -> Query:
-    """Return the checked parameters of a GET.
+    """Return the checked parameters of a GET or a DELETE.
 
     Raises:
         BadRequest: one is unknown, there twice or out of range.

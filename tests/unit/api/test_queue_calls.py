@@ -290,6 +290,36 @@ async def test_a_fence_lets_the_holder_in_and_nobody_before_it(
     assert (await client.get("/queue/q")).json()["stats"]["pushed"] == 3
 
 
+async def test_every_call_that_changes_something_takes_a_request_id(
+    client: httpx.AsyncClient,
+) -> None:
+    schedule = {"cron": "* * * * *", "body": "x"}
+    calls: list[tuple[str, str, dict[str, Any]]] = [
+        ("PUT", "/queue/q/config", {"create": True}),
+        ("POST", "/queue/q/pause", {}),
+        ("POST", "/queue/q/resume", {}),
+        ("PUT", "/queue/q/schedules/s", schedule),
+    ]
+    for method, path, body in calls:
+        for _ in range(2):
+            answer = await client.request(method, path, json={**body, "request_id": path})
+            assert answer.status_code == 200, answer.text
+    answer = await client.delete("/queue/q/schedules/s", params={"request_id": "r"})
+    assert answer.json() == {"deleted": True}
+
+
+async def test_a_message_is_taken_out_once_under_a_request_id(client: httpx.AsyncClient) -> None:
+    path = f"/queue/q/messages/{await push(client)}"
+    for _ in range(2):
+        assert (await client.delete(path, params={"request_id": "r"})).json() == {"cancelled": True}
+    assert (await client.delete(path, params={"request_id": "another"})).status_code == 404
+    assert (await client.delete(path)).status_code == 404
+    another = f"/queue/q/messages/{await push(client, 'another')}"
+    reused = await client.delete(another, params={"request_id": "r"})
+    assert (reused.status_code, reused.json()["code"]) == (422, "request_id_reused")
+    assert (await client.get("/queue/q")).json()["stats"]["cancelled"] == 1
+
+
 async def test_a_queue_is_configured_paused_and_purged(client: httpx.AsyncClient) -> None:
     unknown = await client.put("/queue/q/config", json={"max_length": 1})
     assert (unknown.status_code, unknown.json()["code"]) == (404, "queue_not_found")
