@@ -1,7 +1,8 @@
 """What nodes say to each other beside consensus: calls that only a leader can answer.
 
-A call names the cluster and the member it is meant for, as every peer message does. The receiver
-answers it itself or says that it is not the leader; it never passes it on, so no call can loop.
+A call names the cluster, who makes it and whom it is meant for, as every peer message does. The
+receiver answers it itself or says that it is not the leader; it never passes it on, so no call can
+loop.
 """
 
 from __future__ import annotations
@@ -67,9 +68,10 @@ Call: TypeAlias = (
 
 
 class CallRequest(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A call and whom it is meant for."""
+    """A call, who makes it and whom it is meant for."""
 
     cluster_id: str
+    sender: MemberId
     to: MemberId
     call: Call
 

@@ -23,7 +23,7 @@ from distsync_node.peers.wire import (
     RejectedReply,
     TransferCall,
 )
-from distsync_node.raft.types import LogIndex, Member
+from distsync_node.raft.types import LogIndex, Member, MemberId
 from distsync_node.replica.core import Replica
 from distsync_node.replica.types import (
     AdminDone,
@@ -54,7 +54,7 @@ async def answer(
         return RejectedReply(RejectReason.NOT_LISTED, None)
     if isinstance(call, BootstrapCall):
         return await bootstrap(runtime, call)
-    if request.cluster_id != replica.cluster_id:
+    if request.cluster_id != replica.cluster_id or _is_removed(request.sender, replica):
         return RejectedReply(RejectReason.NOT_LEADER, None)
     match call:
         case CommandCall(command=command):
@@ -80,6 +80,11 @@ async def answer(
             return ReadIndexReply(raft.applied_index if raft is not None else LogIndex(0))
         case AdminDone():
             return ConfigurationReply(final.configuration)
+
+
+def _is_removed(sender: MemberId, replica: Replica) -> bool:
+    """Whether another member calls that was removed and does not know it yet."""
+    return sender in replica.configuration.removed and sender != replica.member_id
 
 
 def _identity(name: str, replica: Replica) -> IdentityReply:

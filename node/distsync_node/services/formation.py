@@ -93,7 +93,8 @@ class Formation:
         return decode_reply.decode(content)
 
     async def _probe(self, peer_url: str) -> Identity | None:
-        request = CallRequest("", MemberId(""), IdentityCall())
+        own_id = self._node.status().member_id
+        request = CallRequest("", own_id, MemberId(""), IdentityCall())
         try:
             reply = await self._call(peer_url, request, PROBE_SECONDS)
         except (PeerUnreachable, msgspec.MsgspecError):
@@ -137,10 +138,9 @@ class Formation:
         await self._send(leader, cluster_id, MembershipCall(ConfigOperation.ADD_LEARNER, own, None))
 
     async def _send(self, to: Member, cluster_id: str, call: Call) -> None:
+        request = CallRequest(cluster_id, self._node.status().member_id, to.id, call)
         try:
-            reply = await self._call(
-                to.peer_url, CallRequest(cluster_id, to.id, call), CALL_SECONDS
-            )
+            reply = await self._call(to.peer_url, request, CALL_SECONDS)
         except (PeerUnreachable, msgspec.MsgspecError) as error:
             logger.warning("%s did not take %s: %s", to.name, type(call).__name__, error)
             return

@@ -113,7 +113,8 @@ class LeaderCalls:
         member = runtime.replica.configuration.member(leader)
         if member is None or not member.peer_url:
             return None
-        body = encode(CallRequest(runtime.replica.cluster_id, leader, call))
+        replica = runtime.replica
+        body = encode(CallRequest(replica.cluster_id, replica.member_id, leader, call))
         request = asyncio.ensure_future(
             self._client.post(
                 member.peer_url + path,

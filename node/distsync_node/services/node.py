@@ -150,7 +150,8 @@ class NodeService:
         replica = runtime.replica
         leader = replica.leader
         if leader == replica.member_id or replica.raft is None or replica.state != "member":
-            return await self.answer_call(CallRequest(replica.cluster_id, replica.member_id, call))
+            own_id = replica.member_id
+            return await self.answer_call(CallRequest(replica.cluster_id, own_id, own_id, call))
         if leader is None:
             return None
         attempts = Attempts(ADMIN_TIMEOUT_MS)

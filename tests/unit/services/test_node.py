@@ -144,18 +144,23 @@ async def test_a_call_of_another_node_is_never_passed_on(cluster: TestCluster) -
     follower = cluster.following[0]
     mouth = put_into_the_mouth_of_the_leader(follower, rejected(RejectReason.NOT_LEADER))
     for call in (CommandCall(acquire("a", "o")), ReadIndexCall(), TransferCall(None)):
-        request = CallRequest("k", follower.member.id, call)
+        request = CallRequest("k", cluster.leading.member.id, follower.member.id, call)
         answer = await follower.service.answer_call(request)
         assert answer == RejectedReply(RejectReason.NOT_LEADER, cluster.leading.member.id)
     assert mouth.asked == 0
 
 
-async def test_a_call_for_another_member_or_cluster_changes_nothing(cluster: TestCluster) -> None:
+async def test_a_call_for_another_member_or_cluster_or_of_a_removed_one_changes_nothing(
+    cluster: TestCluster,
+) -> None:
     leader = cluster.leading
+    caller, removed = (node.member.id for node in cluster.following)
+    await leader.service.remove_member(removed, None)
     call = CommandCall(acquire("a", "o"))
-    wrong_member = CallRequest("k", MemberId("who was here before"), call)
-    wrong_cluster = CallRequest("another", leader.member.id, call)
-    for request in (wrong_member, wrong_cluster):
+    wrong_member = CallRequest("k", caller, MemberId("who was here before"), call)
+    wrong_cluster = CallRequest("another", caller, leader.member.id, call)
+    wrong_sender = CallRequest("k", removed, leader.member.id, call)
+    for request in (wrong_member, wrong_cluster, wrong_sender):
         assert isinstance(await leader.service.answer_call(request), RejectedReply)
     await leader.service.read_barrier(timeout_ms=TIMEOUT_MS)
     assert leader.service.machine.lock_view("a") is None
