@@ -119,6 +119,13 @@ def test_a_forced_release_needs_the_secret_and_leaves_a_log_line(cluster: Up, na
     assert (again.returncode, again.stderr) == (1, f"distsync: {name} is not held (not_holder)\n")
 
 
+def test_an_administrator_raises_the_tokens(cluster: Up, name: str) -> None:
+    above = acquire(cluster.urls[0], name) + 1_000
+    secret = f"--secret-file={cluster.secret_file}"
+    assert ask(cluster, "lock", "raise-tokens", str(above), secret) == {"above": above}
+    assert acquire(cluster.urls[1], f"{name}-2") == above + 1
+
+
 def test_watch_prints_each_change_as_a_line(cluster: Up, name: str) -> None:
     with subprocess.Popen(
         [*COMMAND, "lock", "watch", name, "--output", "json"],
