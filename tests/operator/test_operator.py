@@ -264,6 +264,27 @@ async def test_pods_are_looked_after_when_service_monitors_are_gone(tmp_path: Pa
         assert service["spec"]["type"] == "NodePort"
 
 
+async def test_an_upgraded_operator_passes_by_a_cluster_that_is_not_well(world: World) -> None:
+    world.kubelet.broken_images.add("nowhere:1")
+    await start(world)
+    world.create("sick", replicas=1, redis={"managed": {"image": "nowhere:1"}})
+    world.create(replicas=1)
+    await world.eventually(lambda: world.ready_with(1), "one node ready")
+    await world.eventually(lambda: world.api.get("StatefulSet", "sick"), "the other one begun")
+    assert world.stop_operators() == [0]
+    world.operators.clear()
+    world.start_operator(DISTSYNC_OPERATOR_NODE_IMAGE="node:2")
+
+    def image_of(name: str) -> str:
+        body = world.api.get("StatefulSet", name)
+        assert body is not None
+        return str(body["spec"]["template"]["spec"]["containers"][0]["image"])
+
+    await world.eventually(lambda: image_of("demo") == "node:2", "the new image")
+    await world.eventually(lambda: world.ready_with(1), "one node ready")
+    await world.eventually(lambda: image_of("sick") == "node:2", "its turn has come too")
+
+
 # --- Watches, rights, death -------------------------------------------------------------------
 
 
