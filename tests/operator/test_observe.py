@@ -87,10 +87,10 @@ def test_a_claim_of_a_pod_that_is_gone_is_going() -> None:
         assert claim.terminating == is_going
 
 
-def creation(uid: str, reason: str, second: int) -> dict[str, Any]:
+def creation(number: int, uid: str, reason: str, second: int) -> dict[str, Any]:
     """An Event of a StatefulSet."""
     return {
-        "metadata": {"name": f"{uid}.{reason}", "namespace": "apps"},
+        "metadata": {"name": f"event-{number}", "namespace": "apps"},
         "involvedObject": {"uid": uid},
         "reason": reason,
         "message": f"{reason} of demo-0",
@@ -114,9 +114,9 @@ async def test_missing_pods_are_explained_by_the_newest_event_of_their_stateful_
     async with ApiDouble() as api, ApiClient(Configuration(host=api.url)) as client:
         metadata = {"name": "demo", "namespace": "apps"}
         body = api.create("StatefulSet", {"metadata": metadata, "spec": {"replicas": 1}})
-        api.create("Event", creation("of-another", "FailedCreate", 9))
-        for reason, second in times.items():
-            api.create("Event", creation(body["metadata"]["uid"], reason, second))
+        api.create("Event", creation(0, "of-another", "FailedCreate", 9))
+        for number, (reason, second) in enumerate(times.items(), 1):
+            api.create("Event", creation(number, body["metadata"]["uid"], reason, second))
         seen = await observe_objects(Kube(client), cluster(), has_monitor=False)
     assert seen.stateful_set is not None
     told = Trouble(reason="FailedCreate", message="FailedCreate of demo-0")

@@ -329,6 +329,16 @@ def test_an_old_pod_of_redis_that_does_not_start_is_replaced() -> None:
     )
 
 
+def test_pods_that_cannot_be_created_are_told_of() -> None:
+    forbidden = Trouble(reason="FailedCreate", message="exceeded quota")
+    for seen in (
+        with_set(born(empty(0), empty(1)), trouble=forbidden),
+        with_redis_set(observed(WISH), trouble=forbidden),
+    ):
+        decision = plan(seen, WISH)
+        assert (decision.action, decision.trouble) == (None, forbidden)
+
+
 def test_a_missing_secret_is_named_and_nothing_is_started() -> None:
     wish = desired(cluster(redis={"external": {"urlSecretRef": {"name": "queues"}}}))
     seen = observed(wish, stateful_set=None, redis_set=None, pods=0, redis_url=None)
