@@ -5,6 +5,7 @@ tell nobody. The kernel gives a new file the lowest number that is free, so the 
 connection that was just accepted says how full the table is, whoever filled it:
 
     below 1/2    connections of clients: what they ask for may need another one to another node
+    below 3/4    connections that bring a probe: a crowd shall not have the node restarted
     below 7/8    calls of other nodes, which wait as long as those nodes' clients do
     the rest     messages of consensus and of the cache, Redis, segments of the log, snapshots
 """
@@ -26,6 +27,11 @@ def raise_limit() -> None:
 def has_room_for_client(transport: asyncio.BaseTransport) -> bool:
     """Whether a client's connection that was just accepted may stay."""
     return 2 * _number(transport) < _limit()
+
+
+def has_room_for_probe(transport: asyncio.BaseTransport) -> bool:
+    """Whether a client's connection that was just accepted may still bring a probe."""
+    return 4 * _number(transport) < 3 * _limit()
 
 
 def has_room_for_call(transport: asyncio.BaseTransport) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from process.cluster import Cluster
-from process.running import eventually
+from process.running import eventually, get
 
 OPEN_FILES = 256
 CONNECTIONS = 400
@@ -41,6 +41,13 @@ def test_a_node_full_of_idle_connections_serves_and_keeps_its_log(tmp_path: Path
         ]
         idle[-1].settimeout(30)
         assert b"limit_reached" in idle[-1].recv(4_096)
+
+        health = f"{cluster.url('n1')}/healthz"
+        eventually(lambda: get(health)["status"] == "ok", what="an answer to a probe")
+        crowd = http.client.HTTPConnection("127.0.0.1", cluster.port("n1"), timeout=30)
+        undo.callback(crowd.close)
+        status, answer = post(crowd, "/lock/acquire", {"name": "b", "owner": "crowd"})
+        assert (status, answer["limit"]) == (429, "connections")
 
         for owner in range(600):
             body = {"names": NAMES, "owner": f"{owner}", "ttl_ms": 60_000}

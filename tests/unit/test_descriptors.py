@@ -33,20 +33,22 @@ def limits(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
 
 
 @pytest.mark.parametrize(
-    ("number", "client", "call"),
+    ("number", "client", "probe", "call"),
     [
-        (5, True, True),
-        (511, True, True),
-        (512, False, True),
-        (895, False, True),
-        (896, False, False),
+        (511, True, True, True),
+        (512, False, True, True),
+        (767, False, True, True),
+        (768, False, False, True),
+        (895, False, False, True),
+        (896, False, False, False),
     ],
 )
 def test_clients_leave_room_for_calls_and_calls_for_all_else(
-    limits: list[tuple[int, int]], number: int, client: bool, call: bool
+    limits: list[tuple[int, int]], number: int, client: bool, probe: bool, call: bool
 ) -> None:
     transport: Any = Accepted(number)
     assert descriptors.has_room_for_client(transport) == client
+    assert descriptors.has_room_for_probe(transport) == probe
     assert descriptors.has_room_for_call(transport) == call
     limits.append((resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     assert descriptors.has_room_for_client(transport)

@@ -16,6 +16,7 @@ from distsync_node.api.cache import CacheEndpoints
 from distsync_node.api.cache_schemas import MAX_PUT_BYTES
 from distsync_node.api.call import Bodies, Call, Patience
 from distsync_node.api.cluster import ClusterEndpoints
+from distsync_node.api.crowd import PROBES
 from distsync_node.api.gateway import SCOPE_KEY, Gateway
 from distsync_node.api.hot_reads import HotReads
 from distsync_node.api.locks import LockEndpoints, encode
@@ -38,9 +39,7 @@ _DEFAULTS = ApiOptions()
 # Answered however many requests wait: probes, and what ends or prolongs what others wait for.
 _UNLIMITED = frozenset(
     {
-        "/healthz",
-        "/readyz",
-        "/metrics",
+        *PROBES,
         "/lock/release",
         "/lock/renew",
         "/session/keepalive",

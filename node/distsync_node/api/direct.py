@@ -18,11 +18,12 @@ from typing import Any
 
 from distsync_node.api.asgi import Message
 from distsync_node.api.call import Answered, Call
+from distsync_node.api.crowd import ProbeOnly
 from distsync_node.api.gateway import Gateway
 from distsync_node.api.hot_reads import PREFIXES
 from distsync_node.api.routes import Endpoint, Handler
 from distsync_node.api.server import HttpProtocol
-from distsync_node.descriptors import has_room_for_client
+from distsync_node.descriptors import has_room_for_client, has_room_for_probe
 from distsync_node.errors import LimitReached, RequestTimeout
 
 MAX_BODY_BYTES = 64 << 10
@@ -101,8 +102,15 @@ def direct_protocol(gateway: Gateway) -> type[HttpProtocol]:
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
-            if not has_room_for_client(transport):
-                self._refuse(LimitReached("too many connections to this node", limit="connections"))
+            if has_room_for_client(transport):
+                return
+            if has_room_for_probe(transport):
+                ProbeOnly(transport, self, self._refuse_crowd)
+            else:
+                self._refuse_crowd()
+
+        def _refuse_crowd(self) -> None:
+            self._refuse(LimitReached("too many connections to this node", limit="connections"))
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._body_is_over()
