@@ -2,8 +2,8 @@
 
 A request names the cluster, the member it is meant for and the epoch of its sender's ring. Who has
 an older ring adopts the newer one: a receiver asks for it with `NeedRing`, a sender gets it with
-`NotOwner`. A receiver carries a call out itself or says that it is not the owner; it never passes
-it on, so no call can loop.
+whatever it is answered. A receiver carries a call out itself or says that it is not the owner; it
+never passes it on, so no call can loop.
 """
 
 from __future__ import annotations
@@ -98,15 +98,20 @@ class NeedRing(_Struct, frozen=True):
 
 
 class NotOwner(_Struct, frozen=True):
-    """Nothing was done: by this ring another node owns the queue, or the one asked is not the one
-    that was meant (`ring` is None then)."""
-
-    ring: RingState | None
+    """Nothing was done: another node owns the queue, or the one asked is not the one that was
+    meant."""
 
 
 Reply: TypeAlias = Pushed | Popped | Signalled | Refused | NeedRing | NotOwner
 
+
+class Response(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A reply, and the ring it goes by if that is newer than the one of the request."""
+
+    ring: RingState | None
+    reply: Reply
+
+
 encode = msgspec.msgpack.Encoder().encode
 decode_request = msgspec.msgpack.Decoder(Request).decode
-_reply_decoder: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(Reply)
-decode_reply = _reply_decoder.decode
+decode_response = msgspec.msgpack.Decoder(Response).decode

@@ -59,7 +59,7 @@ class InternalEndpoints:
             if not gone.done():
                 await respond(send, OK, encode(work.result()))
             elif work.done():
-                self._queues.unanswered(request.call, work.result())
+                self._queues.unanswered(request.call, work.result().reply)
         finally:
             gone.cancel()
             work.cancel()

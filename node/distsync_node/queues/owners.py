@@ -41,7 +41,7 @@ from distsync_node.queues.calls import (
     Request,
     SignalCall,
     Signalled,
-    decode_reply,
+    decode_response,
     encode,
 )
 from distsync_node.raft.types import Member, MemberId
@@ -220,11 +220,7 @@ class Owners:
                 return NoAnswer.NOT_DONE
             case Refused():
                 raise error_of_code(reply.code, reply.detail, reply.fields)
-            case NotOwner(ring=ring):
-                if ring is not None:
-                    self.places.adopt_ring(ring)
-                return NoAnswer.NOT_DONE
-            case NeedRing():
+            case NotOwner() | NeedRing():
                 return NoAnswer.NOT_DONE
             case _:
                 return reply
@@ -248,13 +244,16 @@ class Owners:
         if request.cancelled():
             return NoAnswer.MAYBE_DONE
         try:
-            return decode_reply(request.result())
+            response = decode_response(request.result())
         except PeerUnreachable as error:
             self._avoid(member, str(error))
             return NoAnswer.MAYBE_DONE if error.sent else NoAnswer.NOT_DONE
         except msgspec.MsgspecError:
             self._avoid(member, "it answers in another format")
             return NoAnswer.MAYBE_DONE
+        if response.ring is not None:
+            self.places.adopt_ring(response.ring)
+        return response.reply
 
     def _avoid(self, member: Member, why: str) -> None:
         if member.id not in self._avoided:

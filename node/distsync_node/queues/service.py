@@ -39,6 +39,7 @@ from distsync_node.queues.calls import (
     Refused,
     Reply,
     Request,
+    Response,
     SignalCall,
     Signalled,
 )
@@ -405,21 +406,24 @@ class QueueService:
 
     # --- Calls of other nodes -----------------------------------------------------------------
 
-    async def answer(self, request: Request) -> Reply:
+    async def answer(self, request: Request) -> Response:
         """Carry out another node's call as the owner, or say who that is."""
         if self._owners is None:
-            return NotOwner(None)
+            return Response(None, NotOwner())
         places = self._owners.places
         if (request.to, request.cluster_id) != (places.own_id, places.cluster_id):
-            return NotOwner(None)
+            return Response(None, NotOwner())
         if request.ring is not None:
             places.adopt_ring(request.ring)
         if request.epoch > places.ring().epoch:
-            return NeedRing()
+            return Response(None, NeedRing())
+        reply: Reply
         try:
-            return await self._answer(request.call)
+            reply = await self._answer(request.call)
         except DistSyncError as error:
-            return Refused(error.code, error.detail, error.fields)
+            reply = Refused(error.code, error.detail, error.fields)
+        ring = places.ring()
+        return Response(ring.state if ring.epoch > request.epoch else None, reply)
 
     async def _answer(self, call: Call) -> Reply:
         match call:
@@ -430,7 +434,7 @@ class QueueService:
                     self._hear(queue, count, delays.get(queue, 0))
                 return Signalled()
             case PushCall() | PopCall() if not self._owns(call.queue):
-                return self._not_owner()
+                return NotOwner()
             case PushCall():
                 fence = Fence(lock=call.lock, token=call.token) if call.lock else None
                 return Pushed(
@@ -446,7 +450,7 @@ class QueueService:
                 )
                 messages = await self._pop_here(pop, call.attempt)
                 if messages is None:
-                    return self._not_owner()
+                    return NotOwner()
                 return Popped(messages, pop.request_id)
             case _:
                 assert_never(call)
@@ -463,9 +467,6 @@ class QueueService:
 
     def _owns(self, queue: str) -> bool:
         return self._owners is not None and self._owners.is_own(self._owners.owner(queue))
-
-    def _not_owner(self) -> NotOwner:
-        return NotOwner(self._owners.places.ring().state if self._owners is not None else None)
 
     def _ring_changed(self) -> None:
         """Whoever waits is to wait at the owner of now."""

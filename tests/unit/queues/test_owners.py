@@ -31,8 +31,8 @@ from distsync_node.queues.calls import (
     PopCall,
     Popped,
     Refused,
-    Reply,
     Request,
+    Response,
     SignalCall,
     decode_request,
     encode,
@@ -274,6 +274,28 @@ async def test_who_has_an_older_ring_adopts_the_newer_one(trio: Trio) -> None:
     assert len(trio.wire.asked) <= 3
 
 
+@pytest.mark.parametrize("call", ["push", "pop", "signal", "refused"])
+async def test_an_owner_passes_its_newer_ring_on_with_every_answer(trio: Trio, call: str) -> None:
+    newer = without(trio.ring, "n3")
+    queue = trio.queue_of("n2")  # before and after
+    trio.tell(newer, "n2")
+    node = trio.wire.nodes["n1"]
+    match call:
+        case "push":
+            await trio.push("n1", queue)
+        case "pop":
+            await trio.pop("n1", queue)
+        case "signal":
+            await node.configure(queue, QueueConfigChange(), create=True)
+        case "refused":
+            await node.store.configure(queue, QueueConfigChange(max_length=1), create=True)
+            with pytest.raises(QueueFull):
+                await node.push(queue, [NewMessage(body=b"x")] * 2, request_id="r", fence=None)
+    async with asyncio.timeout(5):
+        while trio.places["n1"].view.epoch < newer.epoch:
+            await asyncio.sleep(0.001)
+
+
 async def test_a_call_for_another_member_or_cluster_is_not_taken(trio: Trio) -> None:
     queue = trio.queue_of("n2")
     trio.places["n2"].own_id = MemberId("id-another")
@@ -448,10 +470,10 @@ async def test_a_claim_that_comes_after_it_was_given_back_is_given_back_again(tr
         return unclaimed
 
     store.unclaim = unclaim  # type: ignore[method-assign]
-    asked: list[asyncio.Task[Reply]] = []
+    asked: list[asyncio.Task[Response]] = []
 
     async def post(url: str, body: bytes, **_: Any) -> bytes:
-        async def answer() -> Reply:
+        async def answer() -> Response:
             await go_on.wait()
             return await trio.wire.nodes["n2"].answer(decode_request(body))
 
@@ -468,7 +490,7 @@ async def test_a_claim_that_comes_after_it_was_given_back_is_given_back_again(tr
     async with asyncio.timeout(5):
         await gave_back.wait()
     go_on.set()
-    claimed = await asked[0]
+    claimed = (await asked[0]).reply
     assert isinstance(claimed, Popped)
     assert len(claimed.messages) == 1
     async with asyncio.timeout(10):
@@ -636,9 +658,9 @@ async def test_polls_are_watched_over_whatever_an_owner_answers(trio: Trio) -> N
     await trio.waits_at("n2")
     answer = trio.wire.nodes["n2"].answer
 
-    async def refuse(request: Request) -> Reply:
+    async def refuse(request: Request) -> Response:
         if isinstance(request.call, SignalCall):
-            return Refused("internal", "something nobody thought of", {})
+            return Response(None, Refused("internal", "something nobody thought of", {}))
         return await answer(request)
 
     trio.wire.nodes["n2"].answer = refuse  # type: ignore[method-assign]
