@@ -268,7 +268,8 @@ class Owners:
         try:
             while True:
                 await asyncio.sleep(AVOID_SECONDS)
-                if not self._is_in_ring(member) or await self._tell(member, SignalCall({}, {})):
+                known = self.places.member(member.id) if self._is_in_ring(member) else None
+                if known is None or await self._tell(known, SignalCall({}, {})):
                     break
         finally:
             del self._avoided[member.id]

@@ -370,6 +370,23 @@ async def test_a_poll_stays_away_from_an_owner_that_answers_and_cannot_serve(tri
     assert await bodies(poll, 0.5) == [b"x"]
 
 
+@pytest.mark.usefixtures("quick")
+async def test_an_owner_that_came_back_under_another_address_is_found(trio: Trio) -> None:
+    queue = trio.queue_of("n2")
+    trio.wire.dead.add("n2")
+    await trio.push("n1", queue, "1")
+    moved = Member(id=MemberId("id-n2"), name="n2", peer_url="http://moved", client_url="")
+    trio.places["n1"].member = lambda _id: moved  # type: ignore[method-assign]
+    trio.wire.nodes["moved"] = trio.wire.nodes["n2"]
+    try:
+        async with asyncio.timeout(5):
+            while ("moved", "push") not in trio.wire.asked:
+                await trio.push("n1", queue, "2")
+                await asyncio.sleep(0.01)
+    finally:
+        del trio.wire.nodes["moved"]
+
+
 async def test_a_poll_is_woken_when_a_delay_ends_wherever_that_began(
     trio: Trio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
