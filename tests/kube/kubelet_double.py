@@ -17,6 +17,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from base64 import b64decode
 from copy import deepcopy
 from datetime import UTC, datetime
@@ -30,6 +31,7 @@ from redis_server import default_server
 
 PROBE_SECONDS = 0.2
 KILL_SECONDS = 30.0
+COLLECT_SECONDS = 1.0  # how late the garbage collector is
 
 
 class KubeletDouble:
@@ -42,6 +44,8 @@ class KubeletDouble:
         self.broken_images: set[str] = set()
         self.storage_classes: set[str] = set()  # besides the default one
         self.quota: int | None = None  # of pods
+        self._gave_up: dict[str, list[str]] = {}  # by uid: a StatefulSet and its pods at that time
+        self._unowned_since: dict[str, float] = {}  # by uid: claims whose pod is gone
         self._addresses: dict[str, str] = {}
         self._numbers = itertools.count(1)
         self._ending: set[asyncio.Task[None]] = set()
@@ -120,14 +124,23 @@ class KubeletDouble:
             pod["metadata"]["name"]: pod
             for pod in self.api.list("Pod", metadata["namespace"], spec["selector"]["matchLabels"])
         }
+        seen = [str(metadata["generation"])]
+        seen += [pod["metadata"]["resourceVersion"] for pod in pods.values()]
+        if self._gave_up.get(metadata["uid"]) == seen:
+            return  # it is told of claims by nobody, so it does not look again by itself
         for pod in pods.values():
             if not pod["metadata"].get("ownerReferences"):  # of a StatefulSet that was orphaned
                 pod["metadata"]["ownerReferences"] = [_owner(body)]
         is_ordered = spec.get("podManagementPolicy", "OrderedReady") == "OrderedReady"
         wanted = [f"{metadata['name']}-{ordinal}" for ordinal in range(spec["replicas"])]
         for name in wanted:
-            if name not in pods:
-                self._create_pod(body, name, revision)
+            claim = self.api.get("PersistentVolumeClaim", f"data-{name}", metadata["namespace"])
+            if name in pods:
+                self._own_claim(claim, pods[name], owned=False)
+            elif claim is not None and claim["metadata"].get("ownerReferences"):
+                self._gave_up[metadata["uid"]] = seen  # it is of the pod before
+            else:
+                self._create_pod(body, claim, name, revision)
             if is_ordered and (name not in pods or not is_ready(pods[name])):
                 break  # also what would replace it: kubernetes/kubernetes#67250
         else:
@@ -136,11 +149,10 @@ class KubeletDouble:
                 if is_old and spec["updateStrategy"]["type"] != "OnDelete":
                     self._terminate(pods[name])
         for name in set(pods) - set(wanted):
-            self._terminate(pods[name])
-            claim = self.api.get("PersistentVolumeClaim", f"data-{name}", metadata["namespace"])
             policy = spec["persistentVolumeClaimRetentionPolicy"]["whenScaled"]
-            if claim is not None and policy == "Delete":
-                self._terminate(claim)
+            claim = self.api.get("PersistentVolumeClaim", f"data-{name}", metadata["namespace"])
+            self._own_claim(claim, pods[name], owned=policy == "Delete")
+            self._terminate(pods[name])
         ready = sum(is_ready(pod) for pod in pods.values())
         status = {
             "observedGeneration": metadata["generation"],
@@ -150,9 +162,16 @@ class KubeletDouble:
         }
         self.api.update("StatefulSet", {**body, "status": status}, status=True)
 
-    def _create_pod(self, body: Body, name: str, revision: str) -> None:
+    def _own_claim(self, claim: Body | None, pod: Body, *, owned: bool) -> None:
+        """Have the claim of a pod collected with it, or not."""
+        if claim is None or bool(claim["metadata"].get("ownerReferences")) == owned:
+            return
+        owner = {key: pod["metadata"][key] for key in ("name", "uid")}
+        claim["metadata"]["ownerReferences"] = [{"kind": "Pod", **owner}] if owned else []
+        self.api.put("PersistentVolumeClaim", claim, verb="MODIFIED")
+
+    def _create_pod(self, body: Body, claim: Body | None, name: str, revision: str) -> None:
         spec, namespace = body["spec"], body["metadata"]["namespace"]
-        claim = self.api.get("PersistentVolumeClaim", f"data-{name}", namespace)
         if claim is not None and "deletionTimestamp" in claim["metadata"]:
             return
         if claim is None:
@@ -226,8 +245,16 @@ class KubeletDouble:
         return None if wanted is None or known else str(wanted)
 
     def _collect_claims(self) -> None:
-        """A claim that is being deleted goes when no pod uses it."""
+        """A claim is deleted some time after the pod that it belongs to is gone, and one that is
+        being deleted goes when no pod uses it."""
+        pods = {pod["metadata"]["uid"] for pod in self.api.list("Pod")}
+        now = time.monotonic()
         for claim in self.api.list("PersistentVolumeClaim"):
+            owners = {one["uid"] for one in claim["metadata"].get("ownerReferences") or []}
+            if owners and not owners & pods:
+                since = self._unowned_since.setdefault(claim["metadata"]["uid"], now)
+                if now - since >= COLLECT_SECONDS:
+                    self._terminate(claim)
             namespace, name = claim["metadata"]["namespace"], claim["metadata"]["name"]
             pod = self.api.get("Pod", name.removeprefix("data-"), namespace)
             if "deletionTimestamp" in claim["metadata"] and pod is None:

@@ -285,6 +285,21 @@ async def test_an_upgraded_operator_passes_by_a_cluster_that_is_not_well(world: 
     await world.eventually(lambda: image_of("sick") == "node:2", "its turn has come too")
 
 
+async def test_a_node_that_is_wanted_again_while_its_old_volume_goes_gets_a_new_one(
+    world: World,
+) -> None:
+    await start(world)
+    world.create(replicas=2)
+    await world.eventually(lambda: world.ready_with(2), "two nodes ready")
+    old = world.claims()["data-demo-1"]["metadata"]
+    world.change(replicas=1)
+    await world.eventually(lambda: "demo-1" not in world.pods(), "its pod is gone")
+    assert "deletionTimestamp" not in old
+    world.change(replicas=2)
+    await world.eventually(lambda: world.ready_with(2), "two nodes ready")
+    assert world.claims()["data-demo-1"]["metadata"]["uid"] != old["uid"]
+
+
 # --- Watches, rights, death -------------------------------------------------------------------
 
 
