@@ -25,6 +25,7 @@ from distsync_node.api.app import build_peer_app, build_public_app
 from distsync_node.api.direct import direct_protocol
 from distsync_node.api.gateway import Gateway
 from distsync_node.api.options import ApiOptions
+from distsync_node.api.passing_on import PassingOn, Reception
 from distsync_node.api.server import HttpProtocol
 from distsync_node.cache.calls import CacheCalls
 from distsync_node.cache.options import CacheOptions
@@ -113,26 +114,7 @@ class _Program:
             node.before_leaving(lambda: cache.drain(None))
             options = ApiOptions(access_log=settings.access_log)
             calls = CacheCalls(cache, options.command_timeout_ms)
-            gateways = (
-                build_public_app(
-                    node,
-                    node_name=settings.name,
-                    queues=queues,
-                    cache_calls=calls,
-                    options=options,
-                    on_invariant_violation=self._broken,
-                ),
-                build_peer_app(
-                    node,
-                    settings.secret,
-                    {**PeerEndpoints(node).handlers(), **InternalEndpoints(queues).handlers()},
-                    node_name=settings.name,
-                    peer_url=settings.advertised_peer_url,
-                    client_url=settings.advertised_client_url,
-                    options=options,
-                    on_invariant_violation=self._broken,
-                ),
-            )
+            gateways = self._gateways(node, client, queues, calls, options)
             receivers = {**receive_envelopes(node.receive), **cache.receivers()}
             servers = [
                 _server(gateways[0], direct_protocol(gateways[0])),
@@ -152,6 +134,40 @@ class _Program:
                 await queues.close()
                 await _close(node, gateways, servers, serving)
         return self._exit_code
+
+    def _gateways(
+        self,
+        node: _Node,
+        client: PeerClient,
+        queues: QueueService,
+        calls: CacheCalls,
+        options: ApiOptions,
+    ) -> tuple[Gateway, Gateway]:
+        settings = self._settings
+        public = build_public_app(
+            node,
+            node_name=settings.name,
+            queues=queues,
+            cache_calls=calls,
+            passing_on=PassingOn(calls.service, node, client),
+            options=options,
+            on_invariant_violation=self._broken,
+        )
+        peer = build_peer_app(
+            node,
+            settings.secret,
+            {
+                **PeerEndpoints(node).handlers(),
+                **InternalEndpoints(queues).handlers(),
+                **Reception(public, node).handlers(),
+            },
+            node_name=settings.name,
+            peer_url=settings.advertised_peer_url,
+            client_url=settings.advertised_client_url,
+            options=options,
+            on_invariant_violation=self._broken,
+        )
+        return public, peer
 
     async def _serve(
         self, node: _Node, client: PeerClient, queues: QueueService, cache: CacheService

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import http.client
+import json
 import random
 import signal
 import threading
@@ -15,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -289,6 +292,57 @@ def test_a_node_that_is_drained_leaves_what_only_it_had_to_the_others(cluster: C
         cluster.wait_for_ring(["n1", "n2"])
         assert [get(cluster.urls[0], key).json.get("value") for key in keys] == keys
     finally:
+        cluster.kill("n3")
+
+
+def test_a_drained_node_passes_calls_of_the_cache_on(cluster: Cluster) -> None:
+    """Over a connection that its client keeps, whatever Services do."""
+    connection = http.client.HTTPConnection("127.0.0.1", cluster.port("n3"), timeout=20)
+
+    def ask(method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
+        began = time.monotonic()
+        encoded = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+        headers.setdefault("content-type", "application/json")
+        connection.request(method, path, encoded, headers)
+        response = connection.getresponse()
+        content = response.read()
+        assert time.monotonic() - began < 5, "it waits for nothing"
+        is_json = "json" in response.getheader("content-type", "")
+        return response.status, json.loads(content) if is_json else content
+
+    assert put(cluster.urls[0], "passed/on", 1).status == 200
+    try:
+        drain(cluster, "n3")
+        for _ in range(2):  # while it writes back, and when it is out of the ring
+            status, found = ask("GET", "/cache/passed%2Fon")
+            assert (status, found["value"]) == (200, 1)
+            assert ask("GET", "/v1/cache/no%20value")[0] == 404
+            status, written = ask("PUT", "/cache/new", {"value": [1]})
+            assert (status, get(cluster.urls[1], "new").json["version"]) == (
+                200,
+                written["version"],
+            )
+            same = {"if-none-match": f'"{written["version"]}"'}
+            assert ask("GET", "/cache/new", **same) == (304, b"")
+            refused = ask("PUT", "/cache/new", {"value": 2, "if_version": "0.0"})
+            assert (refused[0], refused[1]["code"]) == (412, "version_mismatch")
+            raw = {"content-type": "application/octet-stream"}
+            assert ask("PUT", "/cache/new%2Fraw?tag=some", b"\0\xff", **raw)[0] == 200
+            assert ask("GET", "/cache/new%2Fraw") == (200, b"\0\xff")
+            assert ask("POST", "/cache/invalidate_tag", {"tag": "some"})[0] == 200
+            assert get(cluster.urls[1], "new/raw").status == 404
+            status, batch = ask("POST", "/cache/batch", {"get": ["new"], "delete": ["none"]})
+            assert (status, batch["get"]["new"]["value"]) == (200, [1])
+            status, computation = ask("POST", "/cache/compute", {"key": "computed"})
+            assert (status, computation["status"]) == (200, "compute")
+            path = f"/cache/computed/compute?token={computation['token']}"
+            assert ask("DELETE", path) == (200, {"given_up": True})
+            assert ask("DELETE", "/cache/new")[0] == 200
+            assert ask("PUT", "/cache/new", b"{")[0] == 400
+            cluster.wait_for_ring(["n1", "n2"])
+        assert ask("GET", "/cache")[0] == 503, "it has nothing to say of itself"
+    finally:
+        connection.close()
         cluster.kill("n3")
 
 

@@ -24,6 +24,7 @@ from distsync_node.api.metrics import CacheCollector, HttpCollector, Metrics, No
 from distsync_node.api.openapi import build_document
 from distsync_node.api.operations import PEER_OPERATIONS, PUBLIC_OPERATIONS
 from distsync_node.api.options import ApiOptions
+from distsync_node.api.passing_on import ONCE, REPEATABLE, WAITING, Kind, PassingOn
 from distsync_node.api.queue_schemas import MAX_PUSH_BYTES
 from distsync_node.api.queues import QueueEndpoints
 from distsync_node.api.reads import LockReads
@@ -59,12 +60,14 @@ def build_public_app(
     node_name: str,
     queues: QueueService | None = None,
     cache_calls: CacheCalls | None = None,
+    passing_on: PassingOn | None = None,
     options: ApiOptions = _DEFAULTS,
     on_invariant_violation: OnInvariantViolation | None = None,
 ) -> Gateway:
     """Return the app of the public port. Call its `close` when the node stops: it ends streams.
 
-    Without `queues` or `cache_calls` their endpoints answer 503.
+    Without `queues` or `cache_calls` their endpoints answer 503; without `passing_on` so do those
+    of the cache while this node is not in the ring.
     """
     patience = Patience(options)
     large = replace(options, max_body_bytes=max(options.max_body_bytes, MAX_PUSH_BYTES))
@@ -73,14 +76,15 @@ def build_public_app(
     )
     locks = LockEndpoints(node, options, patience, Bodies(options, patience))
     calls = cache_calls or CacheCalls(no_cache(), options.command_timeout_ms)
+    cache_bodies = Bodies(replace(options, max_body_bytes=MAX_PUT_BYTES), patience)
+    batch_bodies = Bodies(replace(options, max_body_bytes=MAX_BATCH_BYTES), patience)
     cache = CacheEndpoints(
-        node,
-        calls,
-        options,
-        patience,
-        bodies=Bodies(replace(options, max_body_bytes=MAX_PUT_BYTES), patience),
-        batch_bodies=Bodies(replace(options, max_body_bytes=MAX_BATCH_BYTES), patience),
+        node, calls, options, patience, bodies=cache_bodies, batch_bodies=batch_bodies
     )
+
+    def anywhere(handler: Handler, kind: Kind, bodies: Bodies = cache_bodies) -> Handler:
+        return passing_on.around(handler, bodies, patience, kind) if passing_on else handler
+
     reads = LockReads(node, options)
     cluster = ClusterEndpoints(node)
     framework = _Framework(reads)
@@ -116,13 +120,13 @@ def build_public_app(
         "POST /queue/{name}/purge": queue.purge,
         "POST /queue/{name}/redrive": queue.redrive,
         "GET /cache": cache.stats,
-        "GET /cache/{key}": cache.get,
-        "PUT /cache/{key}": cache.put,
-        "DELETE /cache/{key}": cache.delete,
-        "DELETE /cache/{key}/compute": cache.give_up,
-        "POST /cache/batch": cache.batch,
-        "POST /cache/compute": cache.compute,
-        "POST /cache/invalidate_tag": cache.invalidate_tag,
+        "GET /cache/{key}": anywhere(cache.get, REPEATABLE),
+        "PUT /cache/{key}": anywhere(cache.put, ONCE),
+        "DELETE /cache/{key}": anywhere(cache.delete, ONCE),
+        "DELETE /cache/{key}/compute": anywhere(cache.give_up, REPEATABLE),
+        "POST /cache/batch": anywhere(cache.batch, ONCE, batch_bodies),
+        "POST /cache/compute": anywhere(cache.compute, WAITING),
+        "POST /cache/invalidate_tag": anywhere(cache.invalidate_tag, ONCE),
         "GET /debug/cache/lines": cache.lines,
         "GET /cluster/status": cluster.status,
         "GET /cluster/ring": cluster.ring,

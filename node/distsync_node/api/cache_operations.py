@@ -145,7 +145,7 @@ CACHE_OPERATIONS = (
                 "delete": [{"key": "b", "version": "7.15"}],
             }
         },
-        errors=(*_NODE, *BODY),
+        errors=(*_NODE, *BODY, errors.OutcomeUnknown),
     ),
     Operation(
         method="POST",

@@ -26,6 +26,7 @@ from distsync_node.errors import (
     DistSyncError,
     InvariantViolation,
     LimitReached,
+    NotFound,
     PathTooLong,
     PayloadTooLarge,
 )
@@ -137,6 +138,18 @@ class Gateway:
         body = await handler(call)
         call.answer = (call.status, [*self._headers(call), *call.headers], body)
         return call.status
+
+    async def answer(self, call: Call) -> Answered | None:
+        """Answer a request that another node has passed on; otherwise as `direct`.
+
+        Raises:
+            NotFound, MethodNotAllowed: there is no such endpoint.
+        """
+        scope = call.scope
+        endpoint = self._routes.find(call, scope["method"], scope["raw_path"])
+        if endpoint.handler is None:
+            raise NotFound("that is not passed on")
+        return await self.direct(call, endpoint.handler, endpoint)
 
     def direct_endpoints(self) -> dict[bytes, tuple[Handler, Endpoint]]:
         """Return what may be answered by `direct`: POST of a body, by raw path."""

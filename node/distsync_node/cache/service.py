@@ -304,6 +304,17 @@ class CacheService:
             raise Unavailable("this node does not belong to the ring yet")
         return self._node
 
+    @property
+    def is_out(self) -> bool:
+        """Whether calls are for others: this node leaves the ring, or has not come into it yet."""
+        if self._memory is None:
+            return False  # nor do others have a cache
+        node = self._node
+        if node is None or self._closed:
+            return True
+        context = node.context
+        return context.draining or context.me not in context.peers
+
     def hit(self, key: str) -> Record | None:
         """Return what can be served at once; the clock is read for it, with no await between."""
         node = self._node
