@@ -9,7 +9,7 @@ from distsync_node.cache import judging, node
 from distsync_node.cache.context import Context
 from distsync_node.cache.copy_leases import HeldLease
 from distsync_node.cache.directory import Entry
-from distsync_node.cache.events import Loaded
+from distsync_node.cache.events import Loaded, RedisFailed
 from distsync_node.cache.handover import Handover
 from distsync_node.cache.home import Home
 from distsync_node.cache.judging import Survivor
@@ -392,6 +392,19 @@ def no_floor() -> None:
         return result
 
     put(Redis, "_load", lax)
+
+
+@mutant("a put that Redis refuses counts as undone, although it may have been sent twice", "twice")
+def refused_put_undone() -> None:
+    apply = Redis.apply
+
+    def hasty(self: Redis, effect: Any) -> Any:
+        answer = apply(self, effect)
+        if isinstance(answer, RedisFailed):
+            return RedisFailed(answer.request, undone=True, full=answer.full)
+        return answer
+
+    put(Redis, "apply", hasty)
 
 
 @mutant("no mark is set before a line becomes dirty", "deaths")

@@ -93,6 +93,15 @@ LEASES = Profile(
     must_happen=("pair_cut",),
 )
 
+TWICE = Profile(
+    name="twice",
+    faults={"partition": 4, "remove": 3, "redis_flaky": 8},
+    durability=(Durability.WRITE_THROUGH,),
+    nodes=(3,),
+    keys=(2, 3),
+    fault_gap_ms=(50, 600),
+    must_happen=("redis_twice",),
+)
 IMPATIENT = Profile(
     name="impatient",
     faults={"lossy": 4, "slow_network": 3, "cut_pair": 2, "join": 1, "redis_slow": 1},
@@ -107,9 +116,12 @@ IMPATIENT = Profile(
     must_happen=("message_delayed", "gave_up"),
 )
 
-_ALL = (CHAOS, NETWORKS, RINGS, SINGLE, LOCAL, REDISES, DEATHS, LEASES, IMPATIENT)
+_ALL = (CHAOS, NETWORKS, RINGS, SINGLE, LOCAL, REDISES, DEATHS, LEASES, IMPATIENT, TWICE)
 PROFILES = {profile.name: profile for profile in _ALL}
-_ROTATION = (CHAOS, RINGS, NETWORKS, SINGLE, DEATHS, LOCAL, LEASES, CHAOS, REDISES, IMPATIENT)
+_ROTATION = (
+    *(CHAOS, RINGS, NETWORKS, SINGLE, DEATHS, LOCAL),
+    *(LEASES, CHAOS, REDISES, IMPATIENT, TWICE),
+)
 
 
 def profile_of(seed: int, name: str | None = None) -> Profile:
