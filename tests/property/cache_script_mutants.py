@@ -31,6 +31,12 @@ MUTANTS = (
         "counter < than_counter",
     ),
     Mutant("a home that was superseded writes", "put.lua", FLOOR, ""),
+    Mutant(
+        "what was forgotten is written all the same",
+        "put.lua",
+        "if record.floor == 0 then return {'forgotten'} end",
+        "",
+    ),
     Mutant("a home that was superseded reads", "load.lua", FLOOR, ""),
     Mutant(
         "reading supersedes nobody",

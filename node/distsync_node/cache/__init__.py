@@ -44,8 +44,10 @@ What must hold, and why it does:
    the newest copy of the marked generation or later; if a marked place answers and has none, that
    write was never made, which Redis is told, for that place may die next; if neither answers, the
    line is lost (410) until it is written or deleted, or until one of them comes back with it
-   (`judging.choose_survivor`). After a crash another one may do so: `CacheNode.is_settled` says
-   from when on it can no more.
+   (`judging.choose_survivor`). Without a mark Redis has the newest, unless an owner wrote under
+   local durability: whatever else was kept does not count, for Redis may have forgotten that it was
+   deleted. After a crash another one may do so: `CacheNode.is_settled` says from when on it can no
+   more.
 
 5. **One home at a time** (`handover.py`). A home acts under one epoch, and commits, grants and
    judges what a key is only under a node lease of it. It serves a range that was another's when
@@ -55,7 +57,8 @@ What must hold, and why it does:
 
 6. **Nothing from an old epoch changes state.** Messages carry the epoch, and nodes refuse others.
    In Redis, reading a key leaves the reader's epoch, and commands of homes of older ones are
-   refused in the same step, however late they come (`scripts.py`). A version is the epoch of the
+   refused in the same step, however late they come (`scripts.py`); so are all for a key that Redis
+   has forgotten, until who holds the node lease has read it again. A version is the epoch of the
    home and a counter, so that it rises from home to home; tombstones keep it.
 
 7. **It goes on.** Lost messages are sent again by who waits; a holder that is silent delays a write

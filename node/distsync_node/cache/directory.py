@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from distsync_node.cache.events import Mark
+from distsync_node.cache.judging import Offer
 from distsync_node.cache.messages import Committed
 from distsync_node.cache.tables import TxnKind, TxnState, check_step
 from distsync_node.cache.types import ABSENT, NOTHING, Change, Copy, PeerId, Record, Version
@@ -64,11 +65,12 @@ class Entry:
     owner_grant: int = 0
     owner_commit: Committed | None = None  # what the owner's Ask came to, if it was a write
     sharers: dict[PeerId, int] = field(default_factory=dict)  # and the numbers of their grants
-    offers: dict[PeerId, Record] = field(default_factory=dict)  # copies that others have kept
+    offers: dict[PeerId, Offer] = field(default_factory=dict)  # copies that others have kept
     txn: Txn | None = None
     queue: list[Txn] = field(default_factory=list)  # an empty deque has 600 bytes
     flush: int = 0  # the request of Redis that writes the record back, under way
     retry_ms: int = 0  # Redis failed: not before this time again
+    forgotten: bool = False  # Redis knows nothing of it any more, and has to be asked first
 
     @property
     def is_idle(self) -> bool:

@@ -82,6 +82,12 @@ class Stored(msgspec.Struct, frozen=True, gc=False):
     request: int
 
 
+class Forgotten(msgspec.Struct, frozen=True, gc=False):
+    """Redis has forgotten the key, and who has read it: a `RedisPut` did nothing."""
+
+    request: int
+
+
 class RedisFailed(msgspec.Struct, frozen=True, gc=False):
     """A request of Redis failed. `undone`: it certainly did nothing and will not.
 
@@ -101,7 +107,7 @@ class Tick(msgspec.Struct, frozen=True, gc=False):
     """Time has passed; see `next_tick_ms`."""
 
 
-RedisAnswer: TypeAlias = Loaded | Stored | RedisFailed
+RedisAnswer: TypeAlias = Loaded | Stored | Forgotten | RedisFailed
 Event: TypeAlias = (
     ClientRead
     | ClientWrite
@@ -111,6 +117,7 @@ Event: TypeAlias = (
     | NodeLease
     | Loaded
     | Stored
+    | Forgotten
     | RedisFailed
     | Drain
     | Tick

@@ -17,6 +17,7 @@ last takeover that was completed. A key that this node owns in all of them has h
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from distsync_node.cache.context import Context
@@ -129,7 +130,8 @@ class Handover:
         for peer, mine in copies.items():
             parts = self._split(mine)
             self._unanswered[peer] = {
-                number: Report(number, len(parts), part) for number, part in enumerate(parts, 1)
+                number: Report(number, len(parts), part, self._unmarked(part))
+                for number, part in enumerate(parts, 1)
             }
             self._send_reports(peer)
 
@@ -144,6 +146,10 @@ class Handover:
                 parts.append(tuple(part))
                 part, size = [], 0
         return parts if parts and not part else [*parts, tuple(part)]
+
+    def _unmarked(self, part: Sequence[tuple[str, Copy]]) -> tuple[str, ...]:
+        known = ((key, self._kept.get(key)) for key, _ in part)
+        return tuple(key for key, kept in known if kept is not None and kept.unmarked)
 
     def _send_reports(self, peer: PeerId) -> None:
         for report in self._unanswered.get(peer, {}).values():
@@ -189,7 +195,7 @@ class Handover:
                 copies.setdefault(home, []).append((key, kept.record.copy(context.now_ms)))
         for home, mine in copies.items():
             for part in self._split(mine):
-                context.send(home, Report(0, 0, part))
+                context.send(home, Report(0, 0, part, self._unmarked(part)))
         if len(due) == options.write_backs_at_once:
             again_ms = options.report_again_ms
         self.timers.set(RECHECK, context.now_ms + again_ms)

@@ -17,9 +17,9 @@ from distsync_node.cache.context import Context
 from distsync_node.cache.copy_leases import GrantedLease, GrantedLeases
 from distsync_node.cache.directory import Entry, Txn
 from distsync_node.cache.effects import RedisLoad, RedisPut
-from distsync_node.cache.events import Loaded, Mark, RedisFailed, Stored
+from distsync_node.cache.events import Forgotten, Loaded, Mark, RedisFailed, Stored
 from distsync_node.cache.handover import Handover
-from distsync_node.cache.judging import changed, choose_survivor, judge
+from distsync_node.cache.judging import Offer, changed, choose_survivor, judge
 from distsync_node.cache.kept import Kept, KeptCopies
 from distsync_node.cache.messages import (
     Ask,
@@ -205,15 +205,15 @@ class Home:
         txn.mirror, txn.mirrored = None, True
         self._run(entry)
 
-    def offer(self, source: PeerId, key: str, copy: Copy) -> None:
-        """Somebody has kept a copy of a key of this home."""
+    def offer(self, source: PeerId, key: str, copy: Copy, *, unmarked: bool) -> None:
+        """Somebody has kept a copy of a key of this home; `unmarked` as in `Kept`."""
         if self._context.home_of(key) != self._context.me:
             return
         entry = self._entry(key)
         record = received(copy, self._now)
         known = entry.offers.get(source)
-        if known is None or known.version < record.version:
-            entry.offers[source] = record
+        if known is None or known.record.version < record.version:
+            entry.offers[source] = Offer(record, unmarked)
         waits = [txn for txn in (entry.txn, *entry.queue) if txn is not None]
         if not any(txn.kind is TxnKind.RECOVERY and txn.state is None for txn in waits):
             txn = Txn(kind=TxnKind.RECOVERY, key=key, source=self._context.me, id=self._next_txn())
@@ -538,9 +538,9 @@ class Home:
             self.timers.soonest(("flush", entry.key), self._now)
         else:
             # What is newer all the same never took effect, or was given up with a lease.
-            for peer, offer in entry.offers.items():
-                if offer.version > entry.record.version and peer in self._context.peers:
-                    self._context.send(peer, Cleaned(entry.key, offer.version))
+            for peer, (offered, _) in entry.offers.items():
+                if offered.version > entry.record.version and peer in self._context.peers:
+                    self._context.send(peer, Cleaned(entry.key, offered.version))
             self._tell_clean(entry)
         return _Step.DONE
 
@@ -576,6 +576,9 @@ class Home:
         if self._now < entry.retry_ms:
             self.timers.soonest(("txn", entry.key), entry.retry_ms)
             return _Step.WAIT
+        if entry.forgotten:
+            txn.request = self._read_again(entry, "txn")
+            return _Step.WAIT
         version = ABSENT if record is None else record.version
         txn.request = self._request(entry.key, "put", version)
         copy = None if record is None else record.copy(self._now)
@@ -601,6 +604,10 @@ class Home:
         if self._now < entry.retry_ms:
             self.timers.soonest(("flush", entry.key), entry.retry_ms)
             return
+        if entry.forgotten:
+            entry.flush = self._read_again(entry, "flush")
+            self._file(entry)
+            return
         version = entry.record.version if entry.dirty else ABSENT
         entry.flush = self._request(entry.key, "flush", version)
         self._file(entry)
@@ -609,12 +616,39 @@ class Home:
             RedisPut(entry.flush, entry.key, self._context.epoch, copy, None, entry.stale_mark)
         )
 
+    def _read_again(self, entry: Entry, timer: str) -> int:
+        """Have Redis know of a key, and of this home, that it has forgotten; return the request.
+
+        Who holds the node lease is the only home and knows the key still. Anybody else may have
+        missed that it was written, and deleted, since: 0, until the lease lasts or is gone.
+        """
+        if not self._context.holds_node_lease():
+            again_ms = self._now + self._options.redis_retry_ms
+            self.timers.soonest((timer, entry.key), again_ms)
+            return 0
+        request = self._request(entry.key, "load", ABSENT)
+        self._context.effects.append(RedisLoad(request, entry.key, self._context.epoch))
+        return request
+
     def loaded(self, event: Loaded) -> None:
         """Redis has read a key."""
         entry, txn = self._finish_request(event.request)
-        if entry is None or txn is None or txn.request != event.request:
+        if entry is None:
+            return
+        if entry.flush == event.request:
+            entry.flush = 0
+            self._file(entry)
+            self._was_read_again(entry)
+            self._flush(entry)
+            return
+        if txn is None or txn.request != event.request:
             return
         txn.request = 0
+        if entry.forgotten:
+            self._was_read_again(entry)
+            if txn.state is not TxnState.LOADING:
+                self._run(entry)
+                return
         record = received(event.copy, self._now)
         if entry.loaded and not entry.lost and record.version == entry.record.version:
             entry.record = Record(
@@ -640,6 +674,24 @@ class Home:
             self._set(entry, survivor.record, dirty=True, confirmed=survivor.marked)
             self.timers.soonest(("flush", entry.key), self._now)
         entry.mark = None
+
+    def _was_read_again(self, entry: Entry) -> None:
+        # By whom? Who was stopped meanwhile is not the home any more.
+        entry.forgotten = not self._context.holds_node_lease()
+
+    def forgotten(self, event: Forgotten) -> None:
+        """Redis knows nothing of the key any more, so it did nothing."""
+        entry, txn = self._finish_request(event.request)
+        if entry is None:
+            return
+        entry.forgotten = True
+        if entry.flush == event.request:
+            entry.flush = 0
+            self._file(entry)
+            self._flush(entry)
+        elif txn is not None and txn.request == event.request:
+            txn.request = 0
+            self._run(entry)
 
     def stored(self, event: Stored) -> None:
         """Redis has what it was to write."""
@@ -865,7 +917,9 @@ class Home:
         self.deciding.discard(entry.key)
         if entry.dirty:
             self.dirty_bytes -= entry.record.size
-            self._kept.keep(entry.key, Kept(record=entry.record, since_ms=self._now))
+            local = self._mode(entry) is Durability.LOCAL
+            kept = Kept(record=entry.record, since_ms=self._now, unmarked=local)
+            self._kept.keep(entry.key, kept)
         for holder in list(entry.holders()):
             self._forget(entry, holder)
         for txn in (entry.txn, *entry.queue):

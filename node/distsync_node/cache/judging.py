@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from distsync_node.cache.events import Loaded
 from distsync_node.cache.types import ABSENT, Change, Code, PeerId, Record, Refused, Version
@@ -46,6 +46,13 @@ def changed(record: Record, change: Change, version: Version, now_ms: int) -> Re
     return Record(version, change.value, expires_ms, fences)
 
 
+class Offer(NamedTuple):
+    """A copy that somebody has kept; `unmarked`: written without a mark in Redis."""
+
+    record: Record
+    unmarked: bool
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Survivor:
     """What a new home goes on with. `record` None: that of Redis. `lost`: nobody has the newest.
@@ -59,21 +66,23 @@ class Survivor:
 
 
 def choose_survivor(
-    loaded: Loaded, kept: Iterable[Record], reporters: Collection[PeerId]
+    loaded: Loaded, offers: Collection[Offer], reporters: Collection[PeerId]
 ) -> Survivor:
     """Return which value of a key a new home goes on with (see the essay in `__init__.py`).
 
-    `kept`: what others, or this node itself, kept of it; `reporters`: who said what they keep.
+    `offers`: what others, or this node itself, kept of it; `reporters`: who said what they keep.
     """
     in_redis, mark = loaded.copy.version, loaded.mark
-    best = max(kept, key=lambda record: record.version, default=None)
     if mark is None or mark.version <= in_redis:
         # Without a mark only an owner under local durability has anything newer that somebody heard
         # of. It counts: no home has gone on without it, for its keeper has reported it to each, or
-        # has dropped it on missing one.
+        # has dropped it on missing one. Anything else was never made; or it was, and a deletion
+        # after it, which Redis has forgotten since.
+        best = _newest(offer.record for offer in offers if offer.unmarked)
         if best is not None and best.version > in_redis:
             return Survivor(record=best)
         return Survivor()
+    best = _newest(offer.record for offer in offers)
     if best is not None and best.version >= mark.version:
         return Survivor(record=best, marked=True)
     if any(place in reporters for place in mark.places):
@@ -81,3 +90,7 @@ def choose_survivor(
         # it until Redis has it. One of them is here and has none: there was none.
         return Survivor()
     return Survivor(lost=True, marked=True)
+
+
+def _newest(records: Iterable[Record]) -> Record | None:
+    return max(records, key=lambda record: record.version, default=None)

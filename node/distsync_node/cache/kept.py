@@ -18,12 +18,16 @@ from distsync_node.cache.types import PeerId, Record, Version
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kept:
-    """One copy; `owner_of`: the home that knows this node as its only place (local durability)."""
+    """One copy; `owner_of`: the home that knows this node as its only place (local durability).
+
+    `unmarked`: Redis has no mark for it, for it was written under local durability.
+    """
 
     record: Record
     since_ms: int
     grant: int = 0
     owner_of: PeerId | None = None
+    unmarked: bool = False
 
 
 class KeptCopies:

@@ -700,6 +700,7 @@ class Lines:
             since_ms=self._now,
             grant=line.grant,
             owner_of=line.home if local else None,
+            unmarked=local,
         )
         self._kept.keep(line.key, kept)
 

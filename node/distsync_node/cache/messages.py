@@ -186,11 +186,15 @@ class Mirrored(msgspec.Struct, frozen=True, array_like=True, tag=10, gc=False):
 
 
 class Report(msgspec.Struct, frozen=True, array_like=True, tag=11, gc=False):
-    """Part `part` of `parts` (from 1) of all copies kept of the receiver's keys."""
+    """Part `part` of `parts` (from 1) of all copies kept of the receiver's keys.
+
+    `unmarked`: the keys of those that are newer than what Redis has without a mark there.
+    """
 
     part: int
     parts: int
     copies: tuple[tuple[str, Copy], ...]
+    unmarked: tuple[str, ...] = ()
 
 
 class ReportTaken(msgspec.Struct, frozen=True, array_like=True, tag=12, gc=False):

@@ -16,6 +16,7 @@ from distsync_node.cache.events import (
     ClientWrite,
     Drain,
     Event,
+    Forgotten,
     Loaded,
     NodeLease,
     PeerMessage,
@@ -127,6 +128,8 @@ class CacheNode:
                 self.home.loaded(event)
             case Stored():
                 self.home.stored(event)
+            case Forgotten():
+                self.home.forgotten(event)
             case RedisFailed():
                 self.home.failed(event)
             case Drain():
@@ -187,8 +190,9 @@ class CacheNode:
                 lines.mirror(source, message)
             case Report():
                 self.handover.report(source, message)
+                unmarked = frozenset(message.unmarked)
                 for key, copy in message.copies:
-                    home.offer(source, key, copy)
+                    home.offer(source, key, copy, unmarked=key in unmarked)
             case ReportTaken():
                 self.handover.taken(source, message)
             case RingWanted() | RingNews():
@@ -219,7 +223,8 @@ class CacheNode:
         self.home.go_on()
         for key, kept in list(self.kept.items()):
             if context.home_of(key) == context.me:
-                self.home.offer(context.me, key, kept.record.copy(context.now_ms))
+                copy = kept.record.copy(context.now_ms)
+                self.home.offer(context.me, key, copy, unmarked=kept.unmarked)
         context.effects.append(EpochAcknowledged(context.epoch))
 
     def _node_lease(self, event: NodeLease) -> None:

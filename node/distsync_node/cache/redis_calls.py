@@ -8,7 +8,14 @@ from typing import Final
 import msgspec
 
 from distsync_node.cache.effects import RedisLoad, RedisPut
-from distsync_node.cache.events import Loaded, Mark, RedisAnswer, RedisFailed, Stored
+from distsync_node.cache.events import (
+    Forgotten,
+    Loaded,
+    Mark,
+    RedisAnswer,
+    RedisFailed,
+    Stored,
+)
 from distsync_node.cache.scripts import GRACE_MS
 from distsync_node.cache.types import Copy, PeerId, Version
 
@@ -41,6 +48,8 @@ def arguments(effect: RedisLoad | RedisPut, grace_ms: int = GRACE_MS) -> tuple[s
 
 def answer(effect: RedisLoad | RedisPut, reply: Sequence[bytes | None]) -> RedisAnswer:
     """Return the event for what the script has returned."""
+    if reply[0] == b"forgotten":
+        return Forgotten(effect.request)
     if reply[0] != b"ok":
         # This time nothing was done. But a command whose answer was lost is sent again, and the
         # first one may have come before the newer home did.

@@ -6,7 +6,8 @@ of `scripts/lib` that are put in front of it.
 
 Why no time limit on a command: a home whose time is over is told from one that serves by the epoch
 that reading a key leaves in Redis (the floor), in the same step in which it would write. That holds
-however late a command comes and whatever any clock shows.
+however late a command comes and whatever any clock shows: where nothing is left of a key, nothing
+is written either.
 """
 
 from __future__ import annotations

@@ -101,9 +101,17 @@ class CacheChecks:
         versions = {line.record.version for line in live.values() if line.record is not None}
         if len(versions) > 1:
             raise Violation("cache.equal_copies", f"{key}: {versions}")
-        told = self.told.get(key, ABSENT)
-        if min(versions) < told and key not in self._world.lossy:
+        if self._is_stale(key, live, min(versions)):
+            told = self.told[key]
             raise Violation("cache.stale_copy", f"{key}: {live.keys()} {versions} < {told}")
+
+    def _is_stale(self, key: str, live: dict[str, Line], oldest: Version) -> bool:
+        world = self._world
+        if oldest >= self.told.get(key, ABSENT) or key in world.lossy:
+            return False
+        # The version of a deletion is forgotten with it.
+        values = [line.record.value for line in live.values() if line.record is not None]
+        return key not in world.redis.forgot or any(value is not None for value in values)
 
     def answered(self, host: Host, op: OpId, outcome: Outcome) -> None:
         """A client is told something."""

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from sim.cache.world import World
 
 FORGOTTEN_MS = 12_000
+COMPARED = 0.34  # of the writes
 STATUS = {
     Code.VERSION_MISMATCH: "mismatch",
     Code.LINE_LOST: "line_lost",
@@ -99,13 +100,13 @@ class Client:
         if self._last is None or not self._last[0].alive or rng.random() >= world.profile.again:
             self._last = rng.choice(hosts), rng.choice(world.keys)
         host, key = self._last
-        drawn = rng.random()
-        if drawn < 0.5:
-            self.read(host, key)
-        elif drawn < 0.56:
+        drawn, profile = rng.random(), world.profile
+        if drawn < profile.deletions:
             self._write(host, key, "delete", Change(None), {})
+        elif drawn < profile.deletions + profile.writes:
+            self._write_value(host, key, compare=rng.random() < COMPARED)
         else:
-            self._write_value(host, key, compare=drawn > 0.85)
+            self.read(host, key)
 
     def _write_value(self, host: Host, key: str, *, compare: bool) -> None:
         self._count += 1

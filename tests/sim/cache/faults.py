@@ -108,7 +108,7 @@ class Trouble(Nemesis):
 
     def _resume(self, host: Host, incarnation: int) -> None:
         if host.incarnation == incarnation and host.paused:
-            host.resume()
+            host.resume(news_lost=self._rng.random() < 0.3)
 
     def _leader_change(self) -> None:
         self._kernel.faults["leader_change"] += 1

@@ -67,7 +67,7 @@ class Host:
         self.ring_index = 0
         self._lease_options = lease_options
         self._kernel = world.kernel
-        self._waiting: deque[Callable[[], None]] = deque()
+        self._waiting: deque[tuple[bool, Callable[[], None]]] = deque()  # whether it is news
         self._answers: dict[OpId, Callable[[Outcome], None]] = {}
         self._last_op = 0
         self._tick_at_us = NEVER_US
@@ -119,11 +119,13 @@ class Host:
         """Stop; what comes waits."""
         self.paused = True
 
-    def resume(self) -> None:
-        """Go on, with everything that waited."""
+    def resume(self, *, news_lost: bool = False) -> None:
+        """Go on, with everything that waited; or, as after a long sleep, without the news."""
         self.paused = False
         while self._waiting and not self.paused and self.alive:
-            self._waiting.popleft()()
+            is_news, action = self._waiting.popleft()
+            if not (is_news and news_lost):
+                action()
 
     def drain(self) -> None:
         """Leave the ring in an orderly way: once the cache has retired."""
@@ -145,13 +147,13 @@ class Host:
 
     # --- Events -------------------------------------------------------------------------------
 
-    def do(self, action: Callable[..., None], *args: Any) -> None:
-        """Have something happen in the process of now, when it runs."""
+    def do(self, action: Callable[..., None], *args: Any, is_news: bool = False) -> None:
+        """Have something happen in the process of now, when it runs. News: from another node."""
         incarnation = self.incarnation
         if not self.alive:
             return
         if self.paused:
-            self._waiting.append(lambda: self._if_same(incarnation, action, *args))
+            self._waiting.append((is_news, lambda: self._if_same(incarnation, action, *args)))
         else:
             action(*args)
 
@@ -162,7 +164,7 @@ class Host:
     def receive(self, target: PeerId, message: PeerMessage) -> None:
         """A message has come to this address."""
         if target == self.peer:
-            self.do(self.step, message)
+            self.do(self.step, message, is_news=True)
 
     def step(self, event: Event) -> None:
         """Step the core and carry out what it wants."""
@@ -278,7 +280,7 @@ class Host:
     def granted(self, grant: LeaseGrant) -> None:
         """The leader has granted a lease."""
         if grant.incarnation == self.server.incarnation:
-            self.do(self._take_grant, grant)
+            self.do(self._take_grant, grant, is_news=True)
 
     def _take_grant(self, grant: LeaseGrant) -> None:
         self._leases.granted(grant)
@@ -287,7 +289,7 @@ class Host:
 
     def told_ring(self, index: int, ring: RingState, certain: bool) -> None:
         """The log has come to a ring."""
-        self.do(self._take_ring, index, ring, certain)
+        self.do(self._take_ring, index, ring, certain, is_news=True)
 
     def _take_ring(self, index: int, ring: RingState, certain: bool) -> None:
         if index > self.ring_index:

@@ -143,8 +143,8 @@ def report_takes_line() -> None:
         offer = entry.offers.get(entry.owner) if entry.owner else None
         if entry.owner and offer is not None:
             self._forget(entry, entry.owner)
-            if offer.version > entry.record.version:
-                self._set(entry, offer, dirty=True, confirmed=False)
+            if offer.record.version > entry.record.version:
+                self._set(entry, offer.record, dirty=True, confirmed=False)
         return recovered(self, entry)
 
     put(Home, "_recovered", greedy)
@@ -298,8 +298,9 @@ def copies_not_reported() -> None:
 
 @mutant("the newest survivor is taken, whatever the mark in Redis says", "deaths")
 def survivors_not_judged() -> None:
-    def choose(loaded: Loaded, kept: Any, _reporters: Any) -> Survivor:
-        best = max(kept, key=lambda record: record.version, default=None)
+    def choose(loaded: Loaded, offers: Any, _reporters: Any) -> Survivor:
+        records = (offer.record for offer in offers)
+        best = max(records, key=lambda record: record.version, default=None)
         newer = best is not None and best.version > loaded.copy.version
         return Survivor(record=best if newer else None)
 
@@ -316,6 +317,16 @@ def lost_line_answers_old_value() -> None:
         return Survivor() if survivor.lost else survivor
 
     put(homes, "choose_survivor", forgiving)
+
+
+@mutant("what was deleted comes back from who kept it, once Redis has forgotten that", "forgetful")
+def forgotten_deletion_undone() -> None:
+    choose = judging.choose_survivor
+
+    def gullible(loaded: Loaded, offers: Any, reporters: Any) -> Survivor:
+        return choose(loaded, [offer._replace(unmarked=True) for offer in offers], reporters)
+
+    put(homes, "choose_survivor", gullible)
 
 
 @mutant("a value is shown to others before it is known to be in a second place")
@@ -405,6 +416,26 @@ def refused_put_undone() -> None:
         return answer
 
     put(Redis, "apply", hasty)
+
+
+@mutant("Redis takes what comes late for a key that it has forgotten", "forgetful")
+def forgotten_key_written() -> None:
+    put(Redis, "_is_forgotten", lambda _self, _known: False)
+
+
+@mutant("a home that was stopped goes on with a key that Redis has forgotten", "forgetful")
+def forgotten_key_taken_back() -> None:
+    read_again = Home._read_again
+
+    def eager(self: Home, entry: Entry, timer: str) -> int:
+        ends_ms, self._context.lease_ends_ms = self._context.lease_ends_ms, self._now + 1
+        try:
+            return read_again(self, entry, timer)
+        finally:
+            self._context.lease_ends_ms = ends_ms
+
+    put(Home, "_read_again", eager)
+    put(Home, "_was_read_again", lambda _self, entry: setattr(entry, "forgotten", False))
 
 
 @mutant("no mark is set before a line becomes dirty", "deaths")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from distsync_node.cache.scripts import GRACE_MS
 from distsync_node.cache.types import Durability
 
 NETWORK = {"partition": 3, "one_way_cut": 4, "cut_pair": 4, "lossy": 4, "slow_network": 2}
@@ -31,6 +32,9 @@ class Profile:
     one_at_a_time: bool = False  # who dies does so while all are settled: no line is lost
     think_ms: tuple[int, int] = (1, 60)
     patience_ms: tuple[int, ...] = (3_000, 3_000, 400)  # of clients, for an answer
+    deletions: float = 0.06  # of the calls of clients,
+    writes: float = 0.44  # and these; the others are reads
+    grace_ms: int = GRACE_MS  # for which Redis remembers what has no value
     again: float = 0.0  # how often a client turns to the node and key that it has just had
     keys: tuple[int, ...] = (1, 3, 5)
     delay_us: tuple[int, int] = (100, 1_500)  # of messages
@@ -116,11 +120,27 @@ IMPATIENT = Profile(
     must_happen=("message_delayed", "gave_up"),
 )
 
-_ALL = (CHAOS, NETWORKS, RINGS, SINGLE, LOCAL, REDISES, DEATHS, LEASES, IMPATIENT, TWICE)
+FORGETFUL = Profile(
+    name="forgetful",
+    faults={"pause": 8, "partition": 4, "crash": 1, "join": 2, "lossy": 1, "redis_flaky": 1},
+    durability=(Durability.MIRRORED, Durability.MIRRORED, Durability.LOCAL),
+    grace_ms=7_000,  # longer than any command is under way, and shorter than a stop may last
+    pause_ms=(1_000, 16_000),
+    chaos_s=30.0,
+    fault_gap_ms=(200, 2_500),
+    think_ms=(200, 3_000),
+    deletions=0.2,
+    writes=0.25,
+    again=0.4,
+    keys=(4, 7),
+    must_happen=("redis_forgot", "pause"),
+)
+
+_ALL = (CHAOS, NETWORKS, RINGS, SINGLE, LOCAL, REDISES, DEATHS, LEASES, IMPATIENT, TWICE, FORGETFUL)
 PROFILES = {profile.name: profile for profile in _ALL}
 _ROTATION = (
     *(CHAOS, RINGS, NETWORKS, SINGLE, DEATHS, LOCAL),
-    *(LEASES, CHAOS, REDISES, IMPATIENT, TWICE),
+    *(LEASES, CHAOS, REDISES, IMPATIENT, TWICE, FORGETFUL),
 )
 
 

@@ -1,8 +1,8 @@
 """Redis as the cache sees it: `scripts/*.lua` in Python, and what goes wrong on the way there.
 
 A command may be refused, answered late, answered never, carried out twice, or carried out long
-after whoever sent it was told that it failed. What Redis holds never goes back; that is checked
-here.
+after whoever sent it was told that it failed. What Redis holds never goes back, except that it
+forgets what has no value; that is checked here.
 """
 
 from __future__ import annotations
@@ -11,7 +11,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from distsync_node.cache.effects import RedisLoad, RedisPut
-from distsync_node.cache.events import Loaded, Mark, RedisAnswer, RedisFailed, Stored
+from distsync_node.cache.events import (
+    Forgotten,
+    Loaded,
+    Mark,
+    RedisAnswer,
+    RedisFailed,
+    Stored,
+)
+from distsync_node.cache.scripts import GRACE_MS
 from distsync_node.cache.types import ABSENT, Copy, Version
 from sim.kernel import US_PER_MS, Kernel, Violation
 
@@ -26,15 +34,19 @@ class Key:
     fences: tuple[tuple[str, int], ...] = ()
     mark: Mark | None = None
     floor: int = 0
+    forget_us: int = 0  # 0 = never
 
 
 class Redis:
     """One server with one clock, which is right."""
 
-    def __init__(self, kernel: Kernel) -> None:
+    def __init__(self, kernel: Kernel, grace_ms: int = GRACE_MS) -> None:
         self._kernel = kernel
         self._rng = kernel.rng("redis")
+        self._grace_us = grace_ms * US_PER_MS
+        self._newest: dict[str, Version] = {}  # of what was ever written
         self.keys: dict[str, Key] = {}
+        self.forgot: set[str] = set()
         self.down = False
         self.full = False
         self.delay_us = (100, 900)
@@ -77,8 +89,9 @@ class Redis:
 
     def apply(self, effect: RedisLoad | RedisPut) -> RedisAnswer:
         """Carry out an effect now, as the scripts do."""
-        known = self.keys.setdefault(effect.key, Key())
-        before = known.version
+        known = self._known(effect.key)
+        if isinstance(effect, RedisPut) and self._is_forgotten(known):
+            return Forgotten(effect.request)
         if effect.epoch < known.floor:
             self._kernel.faults["redis_superseded"] += 1
             return RedisFailed(effect.request, undone=isinstance(effect, RedisLoad))
@@ -87,10 +100,34 @@ class Redis:
             return RedisFailed(effect.request, undone=True, full=True)
         if isinstance(effect, RedisLoad):
             return self._load(effect, known)
+        before = known.version
         stored = self._put(effect, known)
-        if known.version < before:
-            raise Violation("redis.monotonic", f"{effect.key}: {before} -> {known.version}")
+        newest = self._newest.get(effect.key, ABSENT)
+        if known.version not in (before, newest):
+            if known.version < newest:
+                raise Violation("redis.monotonic", f"{effect.key}: {newest} -> {known.version}")
+            self._newest[effect.key] = known.version
         return stored
+
+    def _known(self, key: str) -> Key:
+        known = self.keys.setdefault(key, Key())
+        if 0 < known.forget_us <= self._kernel.now_us:
+            self._kernel.faults["redis_forgot"] += 1
+            self.forgot.add(key)
+            known = self.keys[key] = Key()
+        return known
+
+    def _is_forgotten(self, known: Key) -> bool:
+        return known.floor == 0
+
+    def _keep(self, known: Key) -> None:
+        now_us = self._kernel.now_us
+        if known.mark is not None or (known.value is not None and not known.expires_us):
+            known.forget_us = 0
+        elif known.value is None:
+            known.forget_us = now_us + self._grace_us
+        else:
+            known.forget_us = max(known.expires_us, now_us) + self._grace_us
 
     def _needs_room(self, effect: RedisLoad | RedisPut, known: Key) -> bool:
         if isinstance(effect, RedisLoad):
@@ -102,7 +139,9 @@ class Redis:
         return mark is not None and mark.version > newest
 
     def _load(self, effect: RedisLoad, known: Key) -> Loaded:
-        known.floor = effect.epoch
+        if effect.epoch > known.floor:
+            known.floor = effect.epoch
+            self._keep(known)
         remaining_ms = 0
         if known.expires_us:
             remaining_ms = max(1, (known.expires_us - self._kernel.now_us) // US_PER_MS)
@@ -121,4 +160,5 @@ class Redis:
             known.mark = mark
         if known.mark is not None and known.mark.version <= max(known.version, effect.ended):
             known.mark = None
+        self._keep(known)
         return Stored(effect.request)

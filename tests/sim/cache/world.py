@@ -50,7 +50,7 @@ class World:
         self.rng = rng = self.kernel.rng("world")
         self.network = Network(self.kernel)
         self.background = rng.choice(((0.0, 0.0, 0.0), (0.01, 0.02, 0.03), (0.03, 0.05, 0.1)))
-        self.redis = Redis(self.kernel)
+        self.redis = Redis(self.kernel, profile.grace_ms)
         self.mode = rng.choice(profile.durability)
         self.keys = [f"k{number}" for number in range(rng.choice(profile.keys))]
         self.slower = 3 if len(self.keys) == 1 else 1  # a history has to stay small enough to check

@@ -32,6 +32,7 @@ from distsync_node.cache.invariants import check_node
 from distsync_node.cache.messages import Message
 from distsync_node.cache.node import CacheNode
 from distsync_node.cache.options import CacheOptions
+from distsync_node.cache.scripts import GRACE_MS
 from distsync_node.cache.tables import LineState
 from distsync_node.cache.types import (
     Change,
@@ -71,11 +72,11 @@ Filter = Callable[[Sent], bool]
 class Cluster:
     """Nodes by name. Messages are delivered in order by `run`, except those held back."""
 
-    def __init__(self, names: str = "abc", **options: Any) -> None:
+    def __init__(self, names: str = "abc", *, grace_ms: int = GRACE_MS, **options: Any) -> None:
         self.options = CacheOptions(**options)
         self.now_ms = START_MS
         self._kernel = Kernel(0)
-        self.redis = Redis(self._kernel)
+        self.redis = Redis(self._kernel, grace_ms)
         self.redis_down = False
         self.held_redis: list[tuple[str, RedisLoad | RedisPut]] = []
         self.hold_redis: Callable[[RedisLoad | RedisPut], bool] = lambda _effect: False

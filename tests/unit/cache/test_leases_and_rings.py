@@ -647,10 +647,9 @@ def test_a_copy_reported_beside_the_epoch_takes_the_line_from_nobody(mode: Durab
     key = cluster.key_at("a")
     cluster.write("b", key, "old")
     stale = Copy(Version(cluster.ring.epoch, 1 << 40), b"stale")
-    report = Sent(
-        cluster.peer("b"), cluster.peer("a"), cluster.ring.epoch, Report(0, 0, ((key, stale),))
-    )
-    cluster.deliver(report)
+    unmarked = (key,) if mode is Durability.LOCAL else ()
+    report = Report(0, 0, ((key, stale),), unmarked)
+    cluster.deliver(Sent(cluster.peer("b"), cluster.peer("a"), cluster.ring.epoch, report))
     cluster.run()
     cluster.write("c", key, "new")
     assert cluster.state("b", key) == "I"
@@ -683,6 +682,60 @@ def test_a_node_that_missed_an_epoch_forgets_what_it_kept_under_local_durability
     assert [one.key for one in cluster.dropped] == [key]
     cluster.after(300)
     assert [cluster.read(name, key) for name in "bcd"] == [None] * 3
+
+
+# --- What Redis has forgotten ------------------------------------------------------------------
+
+
+def test_what_was_deleted_does_not_come_back_with_who_kept_it() -> None:
+    cluster = Cluster("abc", grace_ms=5_000)
+    key = cluster.key_at("a")
+    cluster.write("c", key, "old")
+    cluster.paused.add("c")
+    cluster.change_ring("ab", tell="ab")
+    cluster.write("b", key, None)
+    cluster.after(8_000)
+    cluster.crash("a")
+    cluster.boot("a")
+    cluster.paused.clear()
+    cluster.change_ring("abc")
+    cluster.after(200)
+    assert key in cluster.redis.forgot
+    assert [cluster.read(name, key) for name in "abc"] == [None] * 3
+    cluster.after(6_000)
+    assert cluster.nodes["c"].kept.get(key) is None
+
+
+def test_a_home_that_was_stopped_writes_nothing_back_that_was_deleted_and_forgotten_since() -> None:
+    cluster = Cluster("abc", grace_ms=5_000)
+    key = cluster.key_at("a", then="b", without="a")
+    cluster.write("a", key, "old")
+    cluster.leases["a"] = cluster.now_ms + 500
+    cluster.lease("a")
+    cluster.paused.add("a")
+    cluster.change_ring("bc", tell="bc")
+    cluster.write("c", key, None)
+    cluster.after(8_000)
+    cluster.paused.clear()
+    before = len(cluster.redis_log)
+    cluster.after(500)
+    assert any(isinstance(effect, RedisPut) for effect in cluster.redis_log[before:])
+    assert key in cluster.redis.forgot
+    assert cluster.in_redis(key) is None
+
+
+@pytest.mark.parametrize("mode", list(Durability))
+def test_a_home_that_serves_goes_on_with_a_key_that_redis_has_forgotten(mode: Durability) -> None:
+    cluster = Cluster("abc", grace_ms=1_000, durability=mode)
+    key = cluster.key_at("a")
+    deleted = cluster.write("b", key, None)
+    cluster.after(4_000)
+    assert cluster.read("c", key) is None
+    assert cluster.write("c", key, "new", if_version=deleted) > deleted
+    cluster.after(2_000)
+    assert key in cluster.redis.forgot
+    assert cluster.in_redis(key) == "new"
+    assert [cluster.read(name, key) for name in "abc"] == ["new"] * 3
 
 
 # --- When another node may die -----------------------------------------------------------------

@@ -16,8 +16,11 @@
 -- returns  {'ok'}: this or something newer is here; calling it again changes nothing. A mark whose
 --              version is here already, or older than the mark that is here, was not set
 --          {'superseded'}: a home of a newer epoch has read the key; nothing was done
+--          {'forgotten'}: nothing is known of the key, not even who has read it; nothing was done.
+--              Whoever still is its home has to read it again first
 --          error -OOM: memory is full, nothing was done. Never for a deletion without a mark
 local epoch, grace_ms, write, mark, ended = unpack(cmsgpack.unpack(ARGV[1]))
+if record.floor == 0 then return {'forgotten'} end
 if epoch < record.floor then return {'superseded'} end
 
 if #write > 0 and is_older(record.epoch, record.counter, write[1], write[2]) then
@@ -50,5 +53,5 @@ if record.mark_epoch > 0
   record.mark_epoch, record.mark_counter = 0, 0
   call('HDEL', k.record, 'me', 'mc', 'mp')
 end
-if call('EXISTS', k.record) == 1 then keep_as_long_as_needed(grace_ms) end
+keep_as_long_as_needed(grace_ms)
 return {'ok'}

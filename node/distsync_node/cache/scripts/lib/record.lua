@@ -6,7 +6,8 @@
 --   x         when it expires, by Redis' clock; absent = never
 --   l         fences: the newest token seen of each lock, packed by the caller
 --   f         floor: the highest epoch of a home that has read the key. Whoever serves an older epoch
---             changes nothing any more, however long its command was under way
+--             changes nothing any more, however long its command was under way; nor does
+--             anybody once it is forgotten, until a home has read the key again
 --   me mc mp  mark: Redis has not the newest value. The version of the first write that only the
 --             places in mp have; such a generation ends when that version or a newer one is written
 --
