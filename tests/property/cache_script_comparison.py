@@ -12,7 +12,7 @@ from typing import Any, Final
 import redis
 
 from distsync_node.cache.effects import RedisLoad, RedisPut
-from distsync_node.cache.events import Mark, RedisAnswer, RedisFailed
+from distsync_node.cache.events import Mark, RedisAnswer, RedisFailed, Stored
 from distsync_node.cache.redis_calls import answer, arguments
 from distsync_node.cache.scripts import GRACE_MS, SourceReader, load_scripts, read_source, redis_key
 from distsync_node.cache.types import ABSENT, Copy, PeerId, Version
@@ -78,7 +78,10 @@ class Comparison:
     def _run(self, effect: RedisLoad | RedisPut, *, full: bool) -> RedisAnswer:
         self.model.full = full
         expected = self.model.apply(effect)
+        written = self._written()
         found = self._call(effect, full=full)
+        if isinstance(found, Stored):  # a WAIT vouches only for what its own connection wrote
+            assert self._written() > written, f"{effect}: replicas do not hear of it"
         assert found == expected, f"{effect}: {found} is not {expected}"
         self._check(effect.key, touched=self._is_touched(effect, found))
         return found
@@ -99,6 +102,10 @@ class Comparison:
             if full:
                 self.client.config_set("maxmemory", 0)
         return answer(effect, reply)
+
+    def _written(self) -> int:
+        """How many changes Redis has made."""
+        return int(self.client.info("persistence")["rdb_changes_since_last_save"])
 
     def _is_touched(self, effect: RedisLoad | RedisPut, found: RedisAnswer) -> bool:
         """Whether the call has said anew for how long the key is kept."""

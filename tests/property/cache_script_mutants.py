@@ -123,6 +123,12 @@ MUTANTS = (
         "math.max(1, record.expires - now)",
         "math.max(0, record.expires - now)",
     ),
+    Mutant(
+        "replicas do not hear of what is written again",
+        "put.lua",
+        "call('PEXPIRE', k.record, text(grace_ms))\n",
+        "",
+    ),
     Mutant("fences are forgotten", "put.lua", "'l', ARGV[2]", "'l', ''"),
     Mutant(
         "what is marked is forgotten in the end",

@@ -53,5 +53,8 @@ if record.mark_epoch > 0
   record.mark_epoch, record.mark_counter = 0, 0
   call('HDEL', k.record, 'me', 'mc', 'mp')
 end
+-- A WAIT vouches only for what its connection wrote. So something is written also when all was here
+-- already, perhaps by a call whose answer was lost before any replica had it.
+call('PEXPIRE', k.record, text(grace_ms))
 keep_as_long_as_needed(grace_ms)
 return {'ok'}
