@@ -388,7 +388,7 @@ class Home:
         if local and entry.owner == txn.source and txn.kind is TxnKind.OWNERSHIP:
             return self._owner_came_empty(entry, txn)
         if not (local and entry.owner is not None):
-            refusal = None if entry.lost else self._judge(entry, txn)
+            refusal = self._judge(entry, txn)
             if refusal is not None:
                 return self._refuse(entry, txn, refusal)
         others = set(entry.holders())
@@ -405,7 +405,7 @@ class Home:
     def _judge(self, entry: Entry, txn: Txn) -> Refused | None:
         if txn.change is None or txn.kind is TxnKind.EXPIRY:
             return None
-        return judge(entry.record, txn.change)
+        return judge(entry.record, txn.change, lost=entry.lost)
 
     def _give_ownership(self, entry: Entry, txn: Txn) -> _Step:
         if entry.dirty:

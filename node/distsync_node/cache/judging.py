@@ -12,11 +12,12 @@ from distsync_node.cache.types import ABSENT, Change, Code, PeerId, Record, Refu
 MAX_FENCES_PER_KEY: Final = 16
 
 
-def judge(record: Record, change: Change) -> Refused | None:
+def judge(record: Record, change: Change, *, lost: bool = False) -> Refused | None:
     """Return why the change may not be made to the record; None if it may.
 
     A deletion has a version too: a write under it is refused once the key was written or deleted
-    again. ABSENT stands for any deletion, unless `exact`.
+    again. ABSENT stands for any deletion, unless `exact`. `lost`: the record is not the newest, so
+    that a token may be old although none that is newer is known.
     """
     if change.if_version is not None:
         is_absent = record.value is None and change.if_version == ABSENT and not change.exact
@@ -28,11 +29,10 @@ def judge(record: Record, change: Change) -> Refused | None:
         newest = dict(record.fences).get(fence.lock, 0)
         if fence.token < newest:
             return Refused(Code.FENCED, newest=newest)
-        if fence.token > newest:
-            if not fence.verified:
-                return Refused(Code.FENCE_UNVERIFIED, newest=newest)
-            if newest == 0 and len(record.fences) >= MAX_FENCES_PER_KEY:
-                return Refused(Code.TOO_MANY_FENCES)
+        if (fence.token > newest or lost) and not fence.verified:
+            return Refused(Code.FENCE_UNVERIFIED, newest=newest)
+        if newest == 0 and len(record.fences) >= MAX_FENCES_PER_KEY:
+            return Refused(Code.TOO_MANY_FENCES)
     return None
 
 

@@ -26,7 +26,7 @@ from distsync_node.cache.types import (
     Version,
     Written,
 )
-from unit.cache.cluster import Cluster, Sent
+from unit.cache.cluster import Cluster, Sent, fence
 
 BOTH = [Durability.MIRRORED, Durability.LOCAL]
 
@@ -354,6 +354,25 @@ def test_second_crash_before_re_mirroring_says_line_lost_until_the_next_put() ->
     cluster.write("d", key, "next")
     assert [cluster.read(name, key) for name in "cd"] == ["next"] * 2
     assert not cluster.is_marked(key)
+
+
+@pytest.mark.parametrize("value", ["next", None])
+def test_a_lost_line_takes_a_write_only_with_a_token_that_was_verified(value: str | None) -> None:
+    cluster = Cluster("abcd")
+    key = cluster.key_at("a", then="c", without="ab")
+    cluster.write("b", key, "old", fence=fence("lock", 5))
+    cluster.after(2_000)
+    cluster.write("b", key, "new", fence=fence("lock", 7))
+    cluster.crash("a")
+    cluster.crash("b")
+    cluster.change_ring("cd")
+    assert cluster.refused("d", key, value, fence=fence("lock", 4)).code is Code.FENCED
+    for token in (5, 6, 7):
+        unverified = fence("lock", token, verified=False)
+        assert cluster.refused("d", key, value, fence=unverified).code is Code.FENCE_UNVERIFIED
+    cluster.write("d", key, value, fence=fence("lock", 7))
+    assert cluster.read("c", key) == value
+    assert cluster.refused("c", key, "x", fence=fence("lock", 6)).code is Code.FENCED
 
 
 def test_a_lost_line_may_be_deleted() -> None:
