@@ -322,9 +322,7 @@ class Home:
         return txn.change is None or txn.change.if_version is not None
 
     def _is_expired(self, entry: Entry) -> bool:
-        if entry.owner is not None and self._mode(entry) is Durability.LOCAL:
-            return False
-        return not entry.lost and entry.record.is_expired(self._now)
+        return not self._is_behind(entry) and not entry.lost and entry.record.is_expired(self._now)
 
     def _expire(self, entry: Entry, txn: Txn) -> _Step:
         """First delete what has expired, as a transaction of its own."""
@@ -383,11 +381,19 @@ class Home:
 
     # --- Writes -------------------------------------------------------------------------------
 
+    def _is_behind(self, entry: Entry) -> bool:
+        """Whether an owner writes by itself, so that it alone knows the newest.
+
+        That is for the durability of this home to say: an owner got a block with its grant. Whose
+        write was committed here has none, and writes here again.
+        """
+        owns_block = entry.owner is not None and entry.owner_commit is None
+        return owns_block and self._mode(entry) is Durability.LOCAL
+
     def _write(self, entry: Entry, txn: Txn) -> _Step:
-        local = self._mode(entry) is Durability.LOCAL
-        if local and entry.owner == txn.source and txn.kind is TxnKind.OWNERSHIP:
+        if self._is_behind(entry) and entry.owner == txn.source:
             return self._owner_came_empty(entry, txn)
-        if not (local and entry.owner is not None):
+        if not self._is_behind(entry):
             refusal = self._judge(entry, txn)
             if refusal is not None:
                 return self._refuse(entry, txn, refusal)

@@ -6,7 +6,14 @@ from typing import NoReturn
 
 from distsync_node.cache.directory import Entry
 from distsync_node.cache.node import CacheNode
-from distsync_node.cache.tables import COMMITTING, DIRTY, HAS_RECORD, READABLE, LineState
+from distsync_node.cache.tables import (
+    COMMITTING,
+    DIRTY,
+    HAS_RECORD,
+    OWNED,
+    READABLE,
+    LineState,
+)
 from distsync_node.errors import InvariantViolation
 
 
@@ -41,6 +48,8 @@ def _check_lines(node: CacheNode) -> None:
             _fail(f"line {key} is {line.state.value} with writer {line.writer}")
         if line.late_readers and line.state is not LineState.FILLING_INVALIDATED:
             _fail(f"line {key} is {line.state.value} with late readers")
+        if line.is_own and line.state not in OWNED:
+            _fail(f"line {key} is {line.state.value} with versions of its owner")
         if line.state in DIRTY:
             dirty += line.size
     if lines.lru.bytes != lines.lru.counted_bytes():

@@ -45,6 +45,7 @@ from distsync_node.cache.tables import (
     DIRTY,
     HAS_RECORD,
     LINE,
+    OWNED,
     READABLE,
     Input,
     LineState,
@@ -103,6 +104,11 @@ class Line:
     readers: list[OpId] = field(default_factory=list)
     late_readers: list[OpId] = field(default_factory=list)  # came after the fill was overtaken
     writers: list[tuple[OpId, Change]] = field(default_factory=list)  # a deque has 600 bytes
+
+    @property
+    def is_own(self) -> bool:
+        """Whether its owner writes it by itself: its home gave it versions for that."""
+        return self.block[2] > 0
 
     @property
     def has_calls(self) -> bool:
@@ -228,8 +234,7 @@ class Lines:
 
     def _drive(self, line: Line) -> None:
         """Go on with whoever waits in the line, as far as it goes now."""
-        local = self._is_local(line.key)
-        if local and line.writers and self._is_live(line):
+        if line.is_own and line.writers and self._is_live(line):
             self._write_locally(line)
         if line.readers and self._is_readable(line) and line.record is not None:
             self._serve_readers(line, self._found(line.record, hit=False))
@@ -240,27 +245,28 @@ class Lines:
         elif line.home is None or not self._has_lease(line.home):
             self._parked[line.key] = None
         elif line.writers:
-            self._ask_to_write(line, local=local)
+            self._ask_to_write(line)
         else:
-            self._ask_to_read(line, local=local)
+            self._ask_to_read(line)
 
-    def _ask_to_write(self, line: Line, *, local: bool) -> None:
-        if not local:
+    def _ask_to_write(self, line: Line) -> None:
+        if line.is_own:
+            self._parked[line.key] = None  # until the node lease lasts again
+        elif self._is_local(line.key) and line.state not in OWNED:
+            self._ask(line, Input.ASK_OWNERSHIP, AskOwnership())
+        else:
+            # Also if this node's durability is local, and that of the home is not.
             line.writer, change = line.writers.pop(0)
             self._ask(line, Input.ASK_WRITE, AskWrite(change))
-        elif line.state in {LineState.EXCLUSIVE, LineState.MODIFIED}:
-            self._parked[line.key] = None  # until the node lease lasts again
-        else:
-            self._ask(line, Input.ASK_OWNERSHIP, AskOwnership())
 
-    def _ask_to_read(self, line: Line, *, local: bool) -> None:
+    def _ask_to_read(self, line: Line) -> None:
         if line.state in READABLE and not self._context.holds_node_lease():
             self._parked[line.key] = None
             return
         if line.state in DIRTY:
             # Its time to live is over: that is for the home to say, and for its only owner if
             # nobody else knows the value.
-            if local:
+            if line.is_own:
                 self._expire_locally(line)
                 if line.readers and line.ask is None:
                     self._drive(line)
@@ -327,7 +333,7 @@ class Lines:
 
     def _arm_idle(self, line: Line) -> None:
         """Nobody but this node knows when such a line has not been written for a while."""
-        if line.state in DIRTY and self._is_local(line.key):
+        if line.state in DIRTY and line.is_own:
             idle_ms = self._options.write_back_at_ms(line.written_ms, line.dirty_since_ms)
             retry_ms = self._now + self._options.redis_retry_ms
             self.timers.soonest(("idle", line.key), max(idle_ms, retry_ms))
@@ -661,7 +667,7 @@ class Lines:
                 line.home = home
         if not continuous:
             # A home that was not told of them may have gone on without them.
-            for key in [key for key, _ in self._kept.items() if self._is_local(key)]:
+            for key in [key for key, kept in self._kept.items() if kept.unmarked]:
                 self._lose(key)
         for line in [line for _, line in self.lru.items()]:
             if line.ask is not None:
@@ -671,9 +677,8 @@ class Lines:
 
     def _drop(self, line: Line, *, keep_local: bool) -> None:
         """Serve the line no longer; what nobody else may have is kept for safety."""
-        local = self._is_local(line.key)
         if line.state in DIRTY and line.record is not None:
-            if local and not keep_local:
+            if line.is_own and not keep_local:
                 self._context.effects.append(LineDropped(line.key, line.record.version))
             else:
                 self._keep(line)
@@ -681,7 +686,6 @@ class Lines:
             self._gone.note(line.key, Miss.NO_LEASE)
         self._end_ask(line)
         self._become(line, Input.DROP, None)
-        line.block = (0, 0, 0)
         if line.writer is not None:
             op, line.writer = line.writer, None
             self._answer(op, Refused(Code.UNKNOWN))
@@ -694,13 +698,12 @@ class Lines:
     def _keep(self, line: Line) -> None:
         if line.record is None:
             raise InvariantViolation(f"{line.key} is dirty and empty")
-        local = self._is_local(line.key)
         kept = Kept(
             record=line.record,
             since_ms=self._now,
             grant=line.grant,
-            owner_of=line.home if local else None,
-            unmarked=local,
+            owner_of=line.home if line.is_own else None,
+            unmarked=line.is_own,
         )
         self._kept.keep(line.key, kept)
 
@@ -731,10 +734,9 @@ class Lines:
 
     def _write_back(self, line: Line, *, stays: bool) -> None:
         """Have Redis take a dirty line: to drop it then, or to hold it as clean."""
-        local = self._is_local(line.key)
         if line.record is None or line.home is None or not self._has_lease(line.home):
             return
-        copy = line.record.copy(self._now) if local else None
+        copy = line.record.copy(self._now) if line.is_own else None
         what = Input.ASK_CLEANING if stays else Input.ASK_EVICTION
         self._ask(line, what, AskWriteBack(line.grant, copy, stays))
 
@@ -803,6 +805,8 @@ class Lines:
             del self.modified[line.key]
         line.state = next_state(line.state, what)
         line.record = record
+        if line.state not in OWNED:
+            line.block = (0, 0, 0)
         if (line.state in HAS_RECORD) != (record is not None):
             raise InvariantViolation(f"{line.key} is {line.state.value} with {record!r:.80}")
         if line.state in DIRTY:

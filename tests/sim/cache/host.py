@@ -87,7 +87,7 @@ class Host:
         self.incarnation += 1
         member = MemberId(f"m-{self.name}")
         self.server = Server(self.name, member, Incarnation(self.incarnation))
-        self.node = CacheNode(self.server, self.options)
+        self.node = CacheNode(self.server, self.world.options_of_process(self.options))
         self._leases = LeaseHolder(self._lease_options, self.now_ms)
         self._acknowledged = Epoch(0)
         self.ring_index = 0

@@ -18,7 +18,7 @@ from distsync_node.cache.line import Lines
 from distsync_node.cache.messages import AskRead, Granted, RingNews, RingWanted
 from distsync_node.cache.node import CacheNode
 from distsync_node.cache.tables import COMMITTING, LINE, TXN, Input, LineState, TxnKind, TxnState
-from distsync_node.cache.types import received
+from distsync_node.cache.types import Durability, received
 from distsync_node.cluster.leases import LeaseHolder
 from sim.cache.host import Host
 from sim.cache.redis import Key, Redis
@@ -162,6 +162,15 @@ def asks_served_twice() -> None:
         ask(self, source, message)
 
     put(Home, "ask", serve)
+
+
+@mutant("an owner whose write its home committed is not judged by the home any more", "mixed")
+def owner_unjudged() -> None:
+    def is_behind(self: Home, entry: Entry) -> bool:
+        return entry.owner is not None and self._mode(entry) is Durability.LOCAL
+
+    put(Home, "_is_behind", is_behind)
+    put(Home, "_owner_came_empty", lambda self, entry, txn: self._make_durable(entry, txn))
 
 
 # --- Leases -----------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ class Profile:
         Durability.MIRRORED,
         Durability.WRITE_THROUGH,
     )
+    mixed: bool = False  # each process has a durability of its own
     nodes: tuple[int, ...] = (3, 3, 4, 5)
     chaos_s: float = 10.0
     fault_gap_ms: tuple[int, int] = (100, 1_200)
@@ -136,11 +137,24 @@ FORGETFUL = Profile(
     must_happen=("redis_forgot", "pause"),
 )
 
-_ALL = (CHAOS, NETWORKS, RINGS, SINGLE, LOCAL, REDISES, DEATHS, LEASES, IMPATIENT, TWICE, FORGETFUL)
+MIXED = Profile(
+    name="mixed",
+    faults={"drain": 4, "crash": 1, "lossy": 3, "redis_flaky": 1, "cut_pair": 1, "pause": 1},
+    durability=(Durability.LOCAL,),  # what is judged is what that promises
+    mixed=True,
+    fault_gap_ms=(100, 1_000),
+    again=0.5,
+    must_happen=("drain", "cleaned_on_idle"),
+)
+
+_ALL = (
+    *(CHAOS, NETWORKS, RINGS, SINGLE, LOCAL, REDISES, DEATHS),
+    *(LEASES, IMPATIENT, TWICE, FORGETFUL, MIXED),
+)
 PROFILES = {profile.name: profile for profile in _ALL}
 _ROTATION = (
     *(CHAOS, RINGS, NETWORKS, SINGLE, DEATHS, LOCAL),
-    *(LEASES, CHAOS, REDISES, IMPATIENT, TWICE, FORGETFUL),
+    *(LEASES, CHAOS, REDISES, IMPATIENT, TWICE, FORGETFUL, MIXED),
 )
 
 

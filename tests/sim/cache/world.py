@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import traceback
 from collections import Counter
+from dataclasses import replace
 
 from checker.history import NEVER_NS, Operation
 from checker.linearizability import Verdict, check_history, failures
@@ -92,6 +93,12 @@ class World:
             mirror_wait_ms=rng.choice((40, 250)),
         )
 
+    def options_of_process(self, options: CacheOptions) -> CacheOptions:
+        """Return the options of a process that starts now."""
+        if not self.profile.mixed:
+            return options
+        return replace(options, durability=self.rng.choice(list(Durability)))
+
     def key_has_ttl(self, key: str) -> bool:
         """Half of the keys have values that expire."""
         return int(key[1:]) % 2 == 1
@@ -127,13 +134,12 @@ class World:
 
     def lost_with(self, host: Host) -> None:
         """A node is about to be lost, or to be unable to say what it loses."""
-        if self.mode is Durability.LOCAL:
-            for key, line in host.node.lines.lru.items():
-                if line.state in DIRTY:
-                    self.lost(key)
-            for key, kept in host.node.kept.items():
-                if kept.owner_of is not None:
-                    self.lost(key)
+        for key, line in host.node.lines.lru.items():
+            if line.state in DIRTY and line.is_own:
+                self.lost(key)
+        for key, kept in host.node.kept.items():
+            if kept.owner_of is not None:
+                self.lost(key)
 
     # --- The run ------------------------------------------------------------------------------
 

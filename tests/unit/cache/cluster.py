@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from distsync_node.cache.effects import (
@@ -36,6 +36,7 @@ from distsync_node.cache.scripts import GRACE_MS
 from distsync_node.cache.tables import LineState
 from distsync_node.cache.types import (
     Change,
+    Durability,
     Fence,
     Found,
     Missing,
@@ -72,8 +73,16 @@ Filter = Callable[[Sent], bool]
 class Cluster:
     """Nodes by name. Messages are delivered in order by `run`, except those held back."""
 
-    def __init__(self, names: str = "abc", *, grace_ms: int = GRACE_MS, **options: Any) -> None:
+    def __init__(
+        self,
+        names: str = "abc",
+        *,
+        grace_ms: int = GRACE_MS,
+        durability_at: Mapping[str, Durability] | None = None,
+        **options: Any,
+    ) -> None:
         self.options = CacheOptions(**options)
+        self._durability_at = durability_at or {}
         self.now_ms = START_MS
         self._kernel = Kernel(0)
         self.redis = Redis(self._kernel, grace_ms)
@@ -106,7 +115,8 @@ class Cluster:
         before = self.servers.get(name)
         incarnation = Incarnation(before.incarnation + 1 if before else 1)
         self.servers[name] = Server(name, MemberId(f"m-{name}"), incarnation)
-        node = CacheNode(self.servers[name], self.options)
+        durability = self._durability_at.get(name, self.options.durability)
+        node = CacheNode(self.servers[name], replace(self.options, durability=durability))
         self.nodes[name] = node
         return node
 

@@ -201,6 +201,61 @@ def test_a_value_whose_time_is_over_goes_although_redis_is_full() -> None:
     assert [cluster.read(name, key) for name in "abc"] == [None] * 3
 
 
+# --- Durabilities that differ from node to node, as while they are restarted with another ------
+
+
+@pytest.mark.parametrize("there", MODES)
+@pytest.mark.parametrize("here", MODES)
+def test_every_condition_holds_whatever_home_and_writer_think_of_durability(
+    there: Durability, here: Durability
+) -> None:
+    cluster = Cluster("abc", durability_at={"a": there, "b": here})
+    key = cluster.key_at("a")
+    first = cluster.write("b", key, "first", fence=fence("lock", 5))
+    second = cluster.write("b", key, "second")
+    for name in "bca":
+        assert cluster.refused(name, key, "x", if_version=first) == Refused(
+            Code.VERSION_MISMATCH, second
+        )
+        unverified = fence("lock", 7, verified=False)
+        assert cluster.refused(name, key, "x", fence=unverified).code is Code.FENCE_UNVERIFIED
+        assert cluster.refused(name, key, "x", fence=fence("lock", 4)).code is Code.FENCED
+        assert cluster.read(name, key) == "second"
+    third = cluster.write("b", key, "third", if_version=second, ttl_ms=3_000)
+    assert third > second
+    assert cluster.write("b", key, "fourth", if_version=third) > third
+    assert [cluster.read(name, key) for name in "cab"] == ["fourth"] * 3
+
+
+@pytest.mark.parametrize("there", MODES)
+@pytest.mark.parametrize("here", MODES)
+def test_a_change_of_durability_node_by_node_loses_nothing(
+    there: Durability, here: Durability
+) -> None:
+    cluster = Cluster("abc", durability_at={"a": there, "b": here, "c": there})
+    key = cluster.key_at("a", then="c", without="a")
+    cluster.write("b", key, "first")
+    cluster.write("b", key, "second")
+    cluster.drain("a")
+    cluster.change_ring("bc")
+    cluster.after(100)
+    assert cluster.read("c", key) == "second"
+    cluster.write("b", key, "third")
+    cluster.drain("b")
+    cluster.change_ring("c")
+    assert cluster.read("c", key) == "third"
+
+
+def test_what_an_owner_wrote_by_itself_counts_at_a_new_home_of_another_durability() -> None:
+    local = {"a": Durability.LOCAL, "b": Durability.LOCAL}
+    cluster = Cluster("abc", durability_at=local)
+    key = cluster.key_at("a", then="c", without="a")
+    cluster.write("b", key, "only in b")
+    cluster.crash("a")
+    cluster.change_ring("bc")
+    assert [cluster.read(name, key) for name in "cb"] == ["only in b"] * 2
+
+
 # --- Options ----------------------------------------------------------------------------------
 
 
