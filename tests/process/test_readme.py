@@ -100,4 +100,9 @@ def test_every_make_target_that_is_named_exists() -> None:
 def test_every_link_leads_somewhere() -> None:
     links = re.findall(r"\]\(([^)]+)\)", README)
     assert links
-    assert [link for link in links if not (ROOT / link).exists()] == []
+    for link in links:
+        path, _, heading = link.partition("#")
+        text = (ROOT / path).read_text() if path else README
+        headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+        anchors = [re.sub(r"[^a-z0-9 -]", "", one.lower()).replace(" ", "-") for one in headings]
+        assert not heading or heading in anchors, link

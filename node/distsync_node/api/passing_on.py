@@ -7,6 +7,8 @@ the key. It gives the answer back as that came. Guarantees:
 - Who a call is passed on to answers it or refuses it, and never passes it on, so none can loop.
 - A 503 says that nothing was done, so the next member is asked then, as it is when one cannot be
   reached. What may have been done, and must not be done twice, is unknown.
+- What no other node could do is done here once this node is in the ring: so a cluster that has just
+  begun answers its first calls. One that leaves, or does not come into it in time, refuses.
 """
 
 from __future__ import annotations
@@ -41,6 +43,7 @@ from distsync_node.raft.types import Member, MemberId
 PATH: Final = "/cache/internal_call"
 MAX_TRIED: Final = 3
 ANSWER_SECONDS: Final = 6.0  # for all who are asked; a node answers, or gives up, within 5
+COMING_SECONDS: Final = 3.0  # for a node to come into the ring
 NO_CACHE_HERE: Final = 503
 
 _PASSED_ON: Final = "distsync.passed_on"
@@ -120,15 +123,21 @@ class PassingOn:
         async def answer(call: Call) -> bytes:
             if not self._cache.is_out or _PASSED_ON in call.scope:
                 return await handler(call)
-            members = self._members(call)
-            if not members:
-                return await handler(call)
-            body = await bodies.read_raw(call) if call.has_body() else b""
+            call.body = await bodies.read_raw(call) if call.has_body() else b""
             patience.begin_waiting(call)
             try:
-                return await self._pass_on(call, body, members, kind)
+                given = await self._pass_on(call, call.body, kind)
+                is_refused = given is None or given.status == NO_CACHE_HERE
+                is_in = is_refused and await self._cache.is_in(COMING_SECONDS)
             finally:
                 patience.end(call)
+            if is_in:
+                return await handler(call)
+            if given is None:
+                raise Unavailable("this node is not in the ring, and no node of it has answered")
+            call.status = given.status
+            call.headers = [one for one in given.headers if one[0] not in _OWN_HEADERS]
+            return given.body
 
         return answer
 
@@ -140,16 +149,17 @@ class PassingOn:
         own_id = self._places.own_id
         return [one for one in members if one is not None and one.id != own_id][:MAX_TRIED]
 
-    async def _pass_on(self, call: Call, body: bytes, members: list[Member], kind: Kind) -> bytes:
+    async def _pass_on(self, call: Call, body: bytes, kind: Kind) -> GivenBack | None:
+        """Return the answer of another node, or the last refusal; None if none was reached."""
         scope = call.scope
+        given: GivenBack | None = None
         headers = tuple((bytes(name), bytes(value)) for name, value in scope["headers"])
         path, query = scope.get("raw_path") or scope["path"].encode(), scope["query_string"]
         cluster_id = self._places.cluster_id
         request = _encode(PassedOn(cluster_id, scope["method"], path, query, headers, body))
-        answer: GivenBack | None = None
         loop, left_seconds = asyncio.get_running_loop(), kind.timeout_seconds
         ends_s = loop.time() + (left_seconds or 0)
-        for member in members:
+        for member in self._members(call):
             if left_seconds is not None:
                 left_seconds = ends_s - loop.time()
                 if left_seconds <= 0:
@@ -162,14 +172,10 @@ class PassingOn:
                 if error.sent and not kind.is_repeatable:
                     raise OutcomeUnknown(f"passed on, and no answer came: {error}") from None
                 continue
-            answer = _decode_answer(content)
-            if answer.status != NO_CACHE_HERE:
+            given = _decode_answer(content)
+            if given.status != NO_CACHE_HERE:
                 break
-        if answer is None:
-            raise Unavailable("no node of the ring has answered; nothing was done")
-        call.status = answer.status
-        call.headers = [one for one in answer.headers if one[0] not in _OWN_HEADERS]
-        return answer.body
+        return given
 
 
 class Reception:

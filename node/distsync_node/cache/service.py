@@ -14,6 +14,7 @@ Guarantees of this shell:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import heapq
 import logging
@@ -213,6 +214,7 @@ class CacheService:
         self._retired = asyncio.Event()
         self._closed = False
         self.hits = 0
+        self._ring_came = asyncio.Event()
         self._snoops = 0
         self._invalidations = 0
         self._dropped = 0
@@ -310,10 +312,20 @@ class CacheService:
         if self._memory is None:
             return False  # nor do others have a cache
         node = self._node
-        if node is None or self._closed:
-            return True
-        context = node.context
-        return context.draining or context.me not in context.peers
+        return node is None or self._leaves or node.context.me not in node.context.peers
+
+    async def is_in(self, within_seconds: float) -> bool:
+        """Wait until this node is in the ring, or so long; not if it leaves."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within_seconds):
+                while self.is_out and not self._leaves:
+                    self._ring_came.clear()
+                    await self._ring_came.wait()
+        return not self.is_out
+
+    @property
+    def _leaves(self) -> bool:
+        return self._closed or (self._node is not None and self._node.context.draining)
 
     def hit(self, key: str) -> Record | None:
         """Return what can be served at once; the clock is read for it, with no await between."""
@@ -517,6 +529,7 @@ class CacheService:
         self.step(RingAdopted(ring, left_have_ended=not ring.in_doubt))
         for peer in [peer for peer in self._links if peer not in self._node.context.peers]:
             self._spawn(self._links.pop(peer).close())
+        self._ring_came.set()
 
     def receivers(self) -> dict[str, Receiver]:
         """Return what takes parcels of other nodes, by path."""

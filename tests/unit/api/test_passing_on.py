@@ -30,6 +30,7 @@ class Cluster:
     cluster_id = "c"
     own_id = MemberId("m-n1")
     is_out = True
+    comes_in = False
 
     def __init__(self, *script: GivenBack | PeerUnreachable) -> None:
         self._script = list(script)
@@ -45,6 +46,9 @@ class Cluster:
     def member(self, member_id: MemberId) -> Member:
         name = member_id.removeprefix("m-")
         return Member(id=member_id, name=name, voter=True, peer_url=f"http://{name}")
+
+    async def is_in(self, _within_seconds: float) -> bool:
+        return self.comes_in
 
     async def post(self, url: str, body: bytes, **_: Any) -> bytes:
         self.asked.append(url)
@@ -132,3 +136,11 @@ async def test_a_node_in_the_ring_answers_by_itself() -> None:
     cluster = Cluster()
     cluster.is_out = False
     assert await passed_on(cluster, call_of()) == b"here"
+
+
+@pytest.mark.parametrize("others", [NOT_DONE, NOT_REACHED])
+async def test_what_nobody_could_do_is_done_here_once_this_node_is_in(others: Any) -> None:
+    cluster, call = Cluster(others, others), call_of()
+    cluster.comes_in = True
+    assert await passed_on(cluster, call) == b"here"
+    assert (call.status, call.body) == (200, b"body")

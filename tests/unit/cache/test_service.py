@@ -61,6 +61,20 @@ async def test_without_a_ring_or_redis_or_once_it_has_stopped_it_says_so(
         await service.read("key", TIMEOUT_MS)
 
 
+async def test_who_waits_for_the_ring_is_told_when_the_node_is_in_it_or_leaves(
+    redis: RedisServer,
+) -> None:
+    async with service_alone(redis.url, in_ring=False) as (service, places, _):
+        assert not await service.is_in(0.01)
+        waiting = asyncio.create_task(service.is_in(3_600))
+        await asyncio.sleep(0)
+        places.adopt_ring()
+        assert await waiting
+        places.grant()
+        assert await service.drain(20)
+        assert not await service.is_in(3_600)
+
+
 async def test_a_write_that_was_not_sent_in_time_is_certainly_not_done(redis: RedisServer) -> None:
     async with service_alone(redis.url, in_ring=False) as (service, places, _):
         places.adopt_ring()  # and no lease: the home has the first write and may not make it
