@@ -8,6 +8,7 @@ all last by the time of this very event.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeAlias, assert_never
 
@@ -124,8 +125,10 @@ class Line:
 class Lines:
     """All lines of a node."""
 
-    def __init__(self, context: Context, kept: KeptCopies) -> None:
+    def __init__(self, context: Context, kept: KeptCopies, homed: Callable[[], int]) -> None:
+        """`homed` tells how many bytes the home of this node holds, as the second place of them."""
         self._context = context
+        self._homed = homed
         self._options = context.options
         self._kept = kept
         self._last_number = 0
@@ -312,7 +315,6 @@ class Lines:
         self._become(line, Input.WRITE, record)
         self._arm_idle(line)
         self.lru.touch(line.key)
-        self._trim()
 
     def _expire_locally(self, line: Line) -> None:
         """The owner is the only one who knows: it deletes."""
@@ -404,7 +406,6 @@ class Lines:
             case _:
                 assert_never(message.result)
         self._drive(line)
-        self._trim()
 
     def _holds(self, lease: HeldLease, number: int) -> bool:
         return lease.number == number and lease.is_valid(self._now)
@@ -709,9 +710,14 @@ class Lines:
 
     # --- Room ---------------------------------------------------------------------------------
 
-    def _trim(self) -> None:
-        """Evict the least recently used: clean ones now, dirty ones once they are in Redis."""
-        for key in self.lru.over_limit(self._may_go, self._leaving_bytes):
+    def make_room(self) -> bool:
+        """Evict the least recently used: clean ones now, dirty ones once they are in Redis.
+
+        Return whether there were any.
+        """
+        beside = self._kept.bytes + self._homed()
+        chosen = self.lru.over_limit(self._may_go, self._leaving_bytes, beside)
+        for key in chosen:
             line = self.lru.get(key)
             if line is None:
                 continue
@@ -723,6 +729,7 @@ class Lines:
                 self._become(line, Input.DROP, None)
                 self._tell_dropped(line)
                 self._settle(line)
+        return bool(chosen)
 
     def _tell_dropped(self, line: Line) -> None:
         lease = None if line.home is None else self.leases.get(line.home)

@@ -61,12 +61,15 @@ class Lru(Generic[Item]):
         if self._items.pop(key, None) is not None:
             self.bytes -= self._sizes.pop(key)
 
-    def over_limit(self, may_go: Callable[[Item], bool], leaving: int = 0) -> list[str]:
+    def over_limit(
+        self, may_go: Callable[[Item], bool], leaving: int = 0, beside: int = 0
+    ) -> list[str]:
         """Return the oldest keys that may go, as many as it takes to be within the limit.
 
-        `leaving`: bytes of items that are on their way out already.
+        `leaving`: bytes of items that are on their way out already; `beside`: bytes elsewhere, for
+        which up to half of the limit is left.
         """
-        excess = self.bytes - leaving - self.max_bytes
+        excess = self.bytes - leaving - self.max_bytes + min(beside, self.max_bytes // 2)
         if excess <= 0:
             return []
         chosen: list[str] = []

@@ -59,8 +59,8 @@ class CacheNode:
         self.context = Context(peer_id(server), options)
         self.kept = KeptCopies()
         self.handover = Handover(self.context, self.kept)
-        self.lines = Lines(self.context, self.kept)
         self.home = Home(self.context, self.kept, self.handover)
+        self.lines = Lines(self.context, self.kept, lambda: self.home.dirty_bytes)
 
     def hit(self, key: str, now_ms: int) -> Record | None:
         """Return what can be served at once: the clock is read for it, with no await between."""
@@ -80,6 +80,8 @@ class CacheNode:
             self._deliver_to_self()
         if context.draining:
             self._drain()
+            self._deliver_to_self()
+        if self.lines.make_room():
             self._deliver_to_self()
         effects, context.effects = context.effects, []
         return effects

@@ -11,9 +11,10 @@ from distsync_node.cache.effects import RedisLoad
 from distsync_node.cache.events import ClientRead, Loaded, NodeLease, RingAdopted, Tick
 from distsync_node.cache.node import CacheNode
 from distsync_node.cache.options import CacheOptions
-from distsync_node.cache.types import Copy, OpId, Version
+from distsync_node.cache.types import Copy, OpId, Version, Written
 from distsync_node.cluster.ring_state import Epoch, Incarnation, RingState, Server
 from distsync_node.raft.types import MemberId
+from unit.cache.cluster import Cluster
 
 MAX_BYTES = 1 << 20
 NOW_MS = 1_000
@@ -51,3 +52,24 @@ def test_memory_stays_within_max_bytes_and_a_quarter(size: int) -> None:
     assert len(node.lines.lru) > 40
     assert taken <= MAX_BYTES * 5 // 4
     assert taken >= MAX_BYTES // 2, "and it is made use of"
+
+
+def test_what_a_home_holds_for_others_counts_as_well() -> None:
+    cluster = Cluster("abc", max_bytes=100_000, max_dirty_bytes=60_000)
+
+    def write(name: str, number: int) -> None:
+        op = cluster.call_write(name, f"key-{number}", "x" * 1_000)
+        cluster.run()
+        assert isinstance(cluster.answer(name, op), Written)
+
+    node = cluster.nodes["b"]
+    for number in range(60):
+        write("b", number)
+        cluster.after(1_200)  # it is written back
+    full = node.lines.lru.bytes
+    assert 95_000 < full <= 100_000
+    for number in range(100, 148):
+        write("ac"[number % 2], number)
+        assert node.lines.lru.bytes + node.home.dirty_bytes + node.kept.bytes <= 100_000
+    assert node.home.dirty_bytes > 20_000
+    assert node.lines.lru.bytes > 50_000
