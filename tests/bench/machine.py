@@ -60,7 +60,7 @@ def describe(data_root: Path, cores: list[int], versions: dict[str, str]) -> Mac
         cpu=_cpu_model(),
         cores=cores,
         memory_gib=round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-        kernel=platform.release(),
+        kernel=platform.release().partition("-")[0],
         python=platform.python_version(),
         filesystem=filesystem,
         fdatasync_ms=round(fdatasync_ms(data_root), 3),
