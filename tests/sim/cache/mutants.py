@@ -15,7 +15,6 @@ TRIAL = Trial(
     module="sim.cache.mutants",
     mutants=MUTANTS,
     simulator=SIMULATOR,
-    most_seeds=1_000,
 )
 
 if __name__ == "__main__":
