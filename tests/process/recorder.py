@@ -6,6 +6,7 @@ outcome is unknown, and is one operation of the history, from its first call to 
 
 from __future__ import annotations
 
+import http.client
 import itertools
 import json
 import random
@@ -19,6 +20,7 @@ from checker.history import NEVER_NS, Operation
 
 ATTEMPT_SECONDS = 3.0
 OPERATION_SECONDS = 12.0
+NO_ANSWER = (OSError, http.client.HTTPException, json.JSONDecodeError)  # or a part of one
 SETTLED = {
     "lock_held",
     "wait_timeout",
@@ -108,7 +110,7 @@ class Recorder:
                 f"{rng.choice(self._urls)}/lock/{key}", timeout=ATTEMPT_SECONDS
             ) as response:
                 view = json.load(response)
-        except OSError:
+        except NO_ANSWER:
             return
         holders = [
             {"owner": h["owner"], "token": h["token"], "mode": h["mode"]} for h in view["holders"]
@@ -177,10 +179,11 @@ def _post(url: str, body: dict[str, Any]) -> dict[str, Any] | None:
         url, json.dumps(body).encode(), {"content-type": "application/json"}
     )
     try:
-        with urllib.request.urlopen(request, timeout=ATTEMPT_SECONDS) as response:
-            return dict(json.load(response))
-    except urllib.error.HTTPError as error:
-        with error:
-            return dict(json.loads(error.read() or b"{}"))
-    except OSError:
+        try:
+            with urllib.request.urlopen(request, timeout=ATTEMPT_SECONDS) as response:
+                return dict(json.load(response))
+        except urllib.error.HTTPError as error:
+            with error:
+                return dict(json.loads(error.read() or b"{}"))
+    except NO_ANSWER:
         return None
