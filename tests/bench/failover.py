@@ -151,8 +151,7 @@ def _kill_once(
 
 def kill_soon(cluster: Cluster, index: int, generator: random.Random) -> float:
     """Kill a node soon and give the moment."""
-    # Anywhere between two heartbeats, so that no phase is favoured.
-    time.sleep(generator.uniform(0.3, 0.6))
+    time.sleep(generator.uniform(0.3, 0.6))  # anywhere between heartbeats: no phase is favoured
     killed_at_s = time.monotonic()
     cluster.kill(index)
     return killed_at_s

@@ -73,7 +73,7 @@ async def measure(directory: Path, plan: Plan, say: Callable[[str], None]) -> Id
         began_s, cpu_s = time.monotonic(), process_cpu_s(operator.pid)
         rss_mib = 0.0
         while time.monotonic() - began_s < plan.idle_s:
-            await asyncio.sleep(1.0)
+            await asyncio.sleep(1.0)  # between samples: reading /proc takes CPU from the operator
             rss_mib = max(rss_mib, resident_mib(operator.pid))
         idle_s = time.monotonic() - began_s
         share = cpu_share(process_cpu_s(operator.pid) - cpu_s, idle_s)
@@ -106,7 +106,7 @@ async def _settle(world: World, resources: int) -> None:
     await world.eventually(are_ready, "all resources ready", SETTLE_S)
     before, quiet_s = world.api.writes.copy(), time.monotonic()
     while time.monotonic() - quiet_s < QUIET_S:
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(0.5)  # between looks whether anything was written
         if {kind for _, kind in world.api.writes - before} - {"Lease"}:
             before, quiet_s = world.api.writes.copy(), time.monotonic()
 
