@@ -62,6 +62,7 @@ SWITCH_INTERVAL_SECONDS = 0.00005
 TRANSFER_SECONDS = 1.0
 WRITE_BACK_SECONDS = 30.0
 LEAVE_RING_SECONDS = 1.0
+LAST_ANSWERS_SECONDS = 0.25  # to nodes whose writes were on their way to this one
 SHUTDOWN_SECONDS = 5
 DIRTY_PART = 4  # of the bytes held here may wait for Redis, and again of those homed here
 GC_THRESHOLDS = (50_000, 20, 50)
@@ -239,10 +240,10 @@ class _Program:
                 async with asyncio.timeout(TRANSFER_SECONDS):
                     await node.transfer_leadership(None)
         await cache.drain(WRITE_BACK_SECONDS)
-        if node.status().state == "member":
-            await node.leave_ring(LEAVE_RING_SECONDS)
-        if self._settings.drain_ms:
-            await asyncio.sleep(self._settings.drain_ms / 1_000)
+        stays_seconds = self._settings.drain_ms / 1_000
+        if node.status().state == "member" and await node.leave_ring(LEAVE_RING_SECONDS):
+            stays_seconds = max(stays_seconds, LAST_ANSWERS_SECONDS)
+        await asyncio.sleep(stays_seconds)
 
 
 class _Node(NodeService):

@@ -14,6 +14,7 @@ import random
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -188,7 +189,7 @@ def slow_redis(_cluster: Cluster, redis: RedisServer, rng: random.Random) -> Non
 
 def rolling_restart(cluster: Cluster, _redis: RedisServer, _rng: random.Random) -> None:
     """Each node leaves in good order and comes back."""
-    for name in cluster.names:
+    for name in list(cluster.processes):
         cluster.signal(name, signal.SIGTERM)
         cluster.processes[name].wait(timeout=30)
         cluster.start(name)
@@ -243,6 +244,70 @@ def test_histories_are_linearizable_while_3_nodes_become_5_and_3_again(
             cluster.wait_for_ring(founders)
 
         under(cluster, grow_and_shrink, rounds=2, seed=seed, directory=tmp_path)
+
+
+class Writers:
+    """Each rewrites keys of its own, through any node that takes connections, and counts."""
+
+    def __init__(self, cluster: Cluster, count: int) -> None:
+        self._cluster = cluster
+        self._stop = threading.Event()
+        self.answers: Counter[str] = Counter()
+        self.written: dict[str, int] = {}
+        self._threads = [threading.Thread(target=self._run, args=(i,)) for i in range(count)]
+
+    def __enter__(self) -> Writers:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _run(self, number: int) -> None:
+        rng = random.Random(number)
+        value = 0
+        while not self._stop.is_set():
+            value += 1
+            key = f"writer {number} {value % 9}"
+            while not self._stop.is_set() and not self._is_written(rng, key, value):
+                PAUSE.wait(0.01)
+
+    def _is_written(self, rng: random.Random, key: str, value: int) -> bool:
+        try:
+            answer = put(rng.choice(self._cluster.urls), key, value)
+        except (ConnectionError, http.client.HTTPException):
+            return False  # nobody took it, or nobody read it: its node had just stopped
+        said = "ok" if answer.status == 200 else f"{answer.status} {answer.json['code']}"
+        self.answers[said] += 1
+        if answer.status == 200:
+            self.written[key] = value
+        return answer.status == 200
+
+
+@pytest.mark.parametrize("mode", ["mirrored", "write_through"])
+def test_no_write_is_in_doubt_while_nodes_restart_join_and_leave(mode: str, tmp_path: Path) -> None:
+    with RedisServer(tmp_path / "redis") as redis:
+        options = ["--redis", redis.url, "--cache-durability", mode]
+        cluster = Cluster(tmp_path, nodes=4, founders=3, options=options)
+        try:
+            cluster.start(*cluster.names[:3])
+            wait_serving(cluster, cluster.names[:3])
+            with Writers(cluster, 6) as writers:
+                rolling_restart(cluster, redis, random.Random(1))
+                cluster.start("n4")
+                wait_serving(cluster, cluster.names)
+                cluster.signal("n4", signal.SIGTERM)
+                assert cluster.processes["n4"].wait(timeout=30) == 0
+                cluster.wait_for_ring(cluster.names[:3])
+            assert writers.answers["ok"] > 500
+            assert not any("504" in said for said in writers.answers), writers.answers
+            read = {key: get(cluster.urls[0], key).json["value"] for key in writers.written}
+            assert read == writers.written
+        finally:
+            cluster.close()
 
 
 def test_a_read_that_waited_in_a_stopped_node_is_not_answered_with_what_it_held(

@@ -65,6 +65,14 @@ What must hold, and why it does:
    by one copy lease, also when only its link to the home is cut; a home that is gone, by the node
    leases. A call that was given up is `outcome_unknown` if the home may have heard of it.
 
+8. **A write survives a change of homes.** The writer asks the home of before what became of it, for
+   as long as its copy lease of that home lasts; who leaves the ring goes on answering that. The
+   answer is that nothing was done and nothing will be: the next home is asked to write. Or it is
+   the one version under which the write was made or never will be: then the next home is asked to
+   read, which knows all that was made under older epochs. That version: it was made. An older one:
+   it was not, and is made now. A newer one: nobody can tell. What the home of before granted with
+   its answer is not held; another may have written since.
+
 Time to live: the home deletes what has expired, as a transaction of its own; a holder serves a copy
 for what remained when it asked, less a margin. Under local durability the owner does it.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from typing import Final
 
 from distsync_node.cache.effects import Effect, Send
 from distsync_node.cache.messages import Message
@@ -10,6 +11,8 @@ from distsync_node.cache.options import CacheOptions
 from distsync_node.cache.types import PeerId, peer_id
 from distsync_node.cluster.ring_state import Epoch, RingState
 from distsync_node.cluster.ring_view import RingView
+
+MAX_RINGS: Final = 8  # remembered, for those who have missed some
 
 
 class Context:
@@ -22,6 +25,7 @@ class Context:
         self.effects: list[Effect] = []
         self.to_self: deque[Message] = deque()
         self.ring = RingView()
+        self._rings: deque[RingState] = deque(maxlen=MAX_RINGS)
         self.peers: frozenset[PeerId] = frozenset()
         self.left_have_ended = False
         self.retired = False
@@ -37,7 +41,13 @@ class Context:
     def adopt(self, state: RingState) -> None:
         """Take over a newer ring."""
         self.ring.adopt(state)
+        self._rings.append(state)
         self.peers = frozenset(peer_id(server) for server in state.servers)
+
+    def rings_after(self, epoch: Epoch) -> tuple[RingState, ...]:
+        """Return the rings known here that came after that epoch; the newest at least."""
+        later = tuple(ring for ring in self._rings if ring.epoch > epoch)
+        return later or (self.ring.state,)
 
     def send(self, target: PeerId, message: Message) -> None:
         """Send a message under the epoch of now."""

@@ -29,6 +29,7 @@ class Txn:
     request: int = 0  # of Redis, under way
     version: Version | None = None  # assigned, not committed
     record: Record | None = None  # what will be committed
+    exposed: Version | None = None  # under which a mirror or Redis was first sent the record
     mark: Mark | None = None  # being set
     unsure: bool = False  # Redis or a mirror may have something of it: it cannot be denied any more
     mirror: PeerId | None = None  # who has not taken the copy yet

@@ -31,6 +31,7 @@ from distsync_node.cache.messages import (
     Committed,
     Denied,
     Dropped,
+    GivenUp,
     Granted,
     Invalidate,
     Mirror,
@@ -112,7 +113,7 @@ class Home:
     def ask(self, source: PeerId, message: Ask) -> None:
         """A holder asks. The same number is served once."""
         lease = self.leases.find(source, message.lease)
-        if lease is None or self._context.home_of(message.key) != self._context.me:
+        if lease is None:
             return
         lease.finished_below(message.floor)
         if message.number < lease.floor:
@@ -121,6 +122,11 @@ class Home:
             known = lease.answers[message.number]
             if known is not None:
                 self._send_reply(lease, message.number, *known)
+            return
+        if self._context.retired or self._context.home_of(message.key) != self._context.me:
+            if isinstance(message.wish, AskWrite):
+                lease.answers[message.number] = (message.key, GivenUp())
+                self._send_reply(lease, message.number, message.key, GivenUp())
             return
         lease.answers[message.number] = None
         entry = self._entry(message.key)
@@ -451,6 +457,7 @@ class Home:
             if not txn.written:
                 txn.without_mirror = True  # whatever the ring becomes: Redis may have it already
                 txn.become(TxnState.WRITING)
+                txn.exposed = txn.exposed or txn.version
                 return self._put(entry, txn, txn.record, None)
         else:
             places = tuple(sorted((self._context.me, second)))
@@ -459,6 +466,7 @@ class Home:
             if txn.source == self._context.me and not txn.mirrored:
                 txn.become(TxnState.MIRRORING)
                 txn.mirror = second
+                txn.exposed = txn.exposed or txn.version
                 self._send_mirror(entry, txn)
                 self.timers.set(("mirror", entry.key), self._now + self._options.mirror_wait_ms)
                 return _Step.WAIT
@@ -831,7 +839,7 @@ class Home:
             self._send_reply(lease, txn.number, txn.key, result)
 
     def _send_reply(self, lease: GrantedLease, number: int, key: str, result: Result) -> None:
-        lease_ms = self.leases.renew(lease, self._now)
+        lease_ms = 0 if self._context.retired else self.leases.renew(lease, self._now)
         self._context.send(lease.holder, Reply(lease.number, number, lease_ms, key, result))
 
     # --- Holders ------------------------------------------------------------------------------
@@ -890,7 +898,7 @@ class Home:
         for entry in list(self.entries.values()):
             if not continuous or context.home_of(entry.key) != context.me:
                 self._give_up(entry)
-        if not continuous:
+        if not continuous and not context.retired:  # then it has yet to say what became of writes
             self.leases.by_holder.clear()
 
     def go_on(self) -> None:
@@ -933,13 +941,25 @@ class Home:
             if txn is None or lease is None or txn.number not in lease.answers:
                 continue
             if txn.kind is TxnKind.WRITE:
-                unknown = Denied(Code.UNKNOWN, ABSENT, 0)
-                lease.answers[txn.number] = (entry.key, unknown)
+                self._reply(txn, self._given_up(txn))
             else:
                 del lease.answers[txn.number]
         for lease in self.leases.by_holder.values():
             if entry.txn is not None:
                 lease.unacknowledged.discard((entry.txn.id, entry.key))
+
+    def _given_up(self, txn: Txn) -> Result:
+        """Return what is known of a write that was not committed and will not be, here."""
+        if txn.exposed is None:
+            return GivenUp()
+        if txn.exposed == txn.version:
+            return GivenUp(txn.version)
+        return Denied(Code.UNKNOWN, ABSENT, 0)  # under which of the two?
+
+    def retire(self) -> None:
+        """This node leaves: whoever still waits is to ask the next home."""
+        for entry in list(self.entries.values()):
+            self._give_up(entry)
 
     def _mirror_is_silent(self, entry: Entry, txn: Txn) -> None:
         """The successor does not answer: Redis takes its place for this write."""

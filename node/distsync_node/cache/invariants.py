@@ -44,8 +44,10 @@ def _check_lines(node: CacheNode) -> None:
         }
         if resting == (line.ask is not None):
             _fail(f"line {key} is {line.state.value} and asks {line.ask}")
-        if (line.writer is not None) != (line.state in COMMITTING):
+        if (line.writer is not None) != (line.state in COMMITTING or line.doubt is not None):
             _fail(f"line {key} is {line.state.value} with writer {line.writer}")
+        if line.doubt is not None and line.state in COMMITTING:
+            _fail(f"line {key} is {line.state.value} with the write of before in doubt")
         if line.late_readers and line.state is not LineState.FILLING_INVALIDATED:
             _fail(f"line {key} is {line.state.value} with late readers")
         if line.is_own and line.state not in OWNED:

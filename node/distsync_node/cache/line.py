@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TypeAlias, assert_never
+from typing import NamedTuple, TypeAlias, assert_never
 
 from distsync_node.cache.context import Context
 from distsync_node.cache.copy_leases import HeldLease
@@ -28,6 +28,7 @@ from distsync_node.cache.messages import (
     Committed,
     Denied,
     Dropped,
+    GivenUp,
     Granted,
     Invalidate,
     Mirror,
@@ -79,12 +80,24 @@ TimerName: TypeAlias = tuple[str, str | int]
 
 @dataclass(slots=True, kw_only=True)
 class AskUnderWay:
-    """An Ask that has not been answered; leases count from when it was sent first."""
+    """An Ask that has not been answered; leases count from when it was sent first.
+
+    `moved`: of a write whose key may have had another home since; what the answer grants is old.
+    """
 
     number: int
+    home: PeerId
     wish: Wish
     lease: int
     sent_ms: int
+    moved: bool = False
+
+
+class Doubt(NamedTuple):
+    """A write that its home of before has made under this version, or never."""
+
+    change: Change
+    version: Version
 
 
 @dataclass(slots=True, kw_only=True)
@@ -101,7 +114,8 @@ class Line:
     dirty_since_ms: int = 0  # first, of what Redis has not
     block: tuple[int, int, int] = (0, 0, 0)  # epoch, next counter, end: versions of its owner
     ask: AskUnderWay | None = None
-    writer: OpId | None = None  # whose change is at the home
+    writer: OpId | None = None  # whose change is at the home, or
+    doubt: Doubt | None = None  # was at the one of before
     readers: list[OpId] = field(default_factory=list)
     late_readers: list[OpId] = field(default_factory=list)  # came after the fill was overtaken
     writers: list[tuple[OpId, Change]] = field(default_factory=list)  # a deque has 600 bytes
@@ -141,6 +155,7 @@ class Lines:
         self.modified: OrderedDict[str, None] = OrderedDict()  # lines in M, by their last write
         self.lru: Lru[Line] = Lru(context.options.max_bytes)
         self.leases: dict[PeerId, HeldLease] = {}
+        self.left: dict[PeerId, HeldLease] = {}  # of homes that have left the ring
         self.timers: Timers[TimerName] = Timers()
         self.dirty_bytes = 0
         self.evictions = 0  # lines that had to go for want of room
@@ -201,15 +216,18 @@ class Lines:
         line = self.lru.get(self._calls.get(op, ""))
         if line is None:
             return
-        if line.writer == op:
+        if line.writer == op and line.doubt is None:
             self._give_up(line)
             self._drive(line)
             return
+        refusal = Refused(Code.UNAVAILABLE)
+        if line.writer == op:
+            refusal, line.writer, line.doubt = Refused(Code.UNKNOWN), None, None
         for waiting in (line.readers, line.late_readers):
             if op in waiting:
                 waiting.remove(op)
         line.writers = [one for one in line.writers if one[0] != op]
-        self._answer(op, Refused(Code.UNAVAILABLE))
+        self._answer(op, refusal)
         if not line.has_calls and Input.GIVE_UP in LINE[line.state]:
             self._give_up(line)
         self._settle(line)
@@ -247,7 +265,7 @@ class Lines:
             self._settle(line)
         elif line.home is None or not self._has_lease(line.home):
             self._parked[line.key] = None
-        elif line.writers:
+        elif line.writers and line.doubt is None:
             self._ask_to_write(line)
         else:
             self._ask_to_read(line)
@@ -280,8 +298,10 @@ class Lines:
 
     def _settle(self, line: Line) -> None:
         """Forget a line that holds nothing and waits for nothing."""
+        if line.has_calls:
+            return
         self._parked.pop(line.key, None)
-        if line.ask is None and not line.has_calls and line.record is None:
+        if line.ask is None and line.record is None:
             self.lru.remove(line.key)
 
     # --- Local durability ---------------------------------------------------------------------
@@ -367,14 +387,15 @@ class Lines:
         self._last_number += 1
         number = self._last_number
         lease = self.leases[line.home]
-        line.ask = AskUnderWay(number=number, wish=wish, lease=lease.number, sent_ms=self._now)
+        line.ask = AskUnderWay(
+            number=number, home=line.home, wish=wish, lease=lease.number, sent_ms=self._now
+        )
         self._asks[number] = line.key
         self._send_ask(line, line.ask)
 
     def _send_ask(self, line: Line, ask: AskUnderWay) -> None:
-        if line.home is not None:
-            message = Ask(ask.lease, ask.number, self._floor(), line.key, ask.wish)
-            self._context.send(line.home, message)
+        message = Ask(ask.lease, ask.number, self._floor(), line.key, ask.wish)
+        self._context.send(ask.home, message)
         self.timers.set(("ask", ask.number), self._now + self._options.resend_ms)
 
     def _end_ask(self, line: Line) -> None:
@@ -386,8 +407,8 @@ class Lines:
     def reply(self, source: PeerId, message: Reply) -> None:
         """The home has answered an Ask; answers to others than the one under way are refused."""
         line = self.lru.get(self._asks.get(message.number, ""))
-        lease = self.leases.get(source)
-        if line is None or line.ask is None or lease is None or line.home != source:
+        lease = self._lease_of(source)
+        if line is None or line.ask is None or lease is None or line.ask.home != source:
             return
         if line.ask.lease != message.lease or not self._holds(lease, message.lease):
             return
@@ -397,8 +418,15 @@ class Lines:
         match message.result:
             case Granted() as granted:
                 self._granted(line, ask, granted)
+            case Committed() as committed if ask.moved:
+                self._given_up(line, ask, committed.version)
             case Committed() as committed:
                 self._committed(line, ask, committed)
+            case GivenUp() as given_up:
+                self._given_up(line, ask, given_up.version)
+                if not ask.moved:
+                    self._parked[line.key] = None  # until there is another ring
+                    return
             case WrittenBack():
                 self._written_back(line, ask)
             case Denied() as denied:
@@ -419,6 +447,7 @@ class Lines:
         installs = next_state(line.state, what) in HAS_RECORD
         if isinstance(ask.wish, AskRead):
             self._serve_readers(line, self._found(record, hit=False))
+            self._judge_doubt(line, record.version)
         self._become(line, what, record if installs else None)
         line.readers, line.late_readers = line.readers + line.late_readers, []
         if installs:
@@ -489,6 +518,53 @@ class Lines:
                 self._answer(op, refusal)
             while line.writers:
                 self._answer(line.writers.pop(0)[0], refusal)
+            if line.doubt is not None:
+                self._end_doubt(line, Refused(Code.UNKNOWN))
+
+    # --- Writes under way when the home moved -------------------------------------------------
+
+    def _is_heard(self, ask: AskUnderWay) -> bool:
+        """Whether who was asked can still say what became of it."""
+        lease = self._lease_of(ask.home)
+        return lease is not None and self._holds(lease, ask.lease)
+
+    def _given_up(self, line: Line, ask: AskUnderWay, version: Version) -> None:
+        """It was made under that version or never: the home of now is asked which."""
+        if not isinstance(ask.wish, AskWrite) or line.writer is None:
+            raise InvariantViolation(f"{line.key} was not written and given up")
+        keeps = next_state(line.state, Input.DENIED) in HAS_RECORD
+        self._become(line, Input.DENIED, line.record if keeps else None)
+        line.doubt = Doubt(ask.wish.change, version)
+        if version == ABSENT:
+            self._write_again(line, line.doubt)
+
+    def _judge_doubt(self, line: Line, version: Version) -> None:
+        """A home has the key now under that version.
+
+        It was told of all that was made under older epochs, and nothing of them is made any more.
+        Behind a later write nobody can see.
+        """
+        doubt = line.doubt
+        if doubt is None:
+            return
+        if version < doubt.version:
+            self._write_again(line, doubt)
+        elif version == doubt.version:
+            self._end_doubt(line, Written(version))
+        else:
+            self._end_doubt(line, Refused(Code.UNKNOWN))
+
+    def _write_again(self, line: Line, doubt: Doubt) -> None:
+        if line.writer is not None:
+            line.writers.insert(0, (line.writer, doubt.change))
+        line.writer = line.doubt = None
+
+    def _end_doubt(self, line: Line, outcome: Outcome) -> None:
+        op, line.writer, line.doubt = line.writer, None, None
+        if op is not None:
+            self._answer(op, outcome)
+
+    # --- Lines that go ------------------------------------------------------------------------
 
     def _serve_until(self, sent_ms: int, remaining_ms: int) -> int:
         if not remaining_ms:
@@ -593,16 +669,28 @@ class Lines:
         lease = self.leases.get(home)
         return lease is not None and lease.is_valid(self._now)
 
+    def _lease_of(self, home: PeerId) -> HeldLease | None:
+        return self.leases.get(home) or self.left.get(home)
+
     def expire_leases(self) -> None:
         """Drop the lines of each lease that has ended. Before anything else of an event."""
         for lease in self.leases.values():
             if lease.has_lapsed(self._now):
                 self._lapse(lease)
+        if self.left:
+            for lease in [one for one in self.left.values() if one.has_lapsed(self._now)]:
+                del self.left[lease.home]
+                self._drop_all_of(lease)
+
+    def _drop_all_of(self, lease: HeldLease) -> None:
+        lease.lapse()
+        for line in [line for _, line in self.lru.items()]:
+            asked = None if line.ask is None else line.ask.home
+            if lease.home in (line.home, asked):
+                self._drop(line, keep_local=False)
 
     def _lapse(self, lease: HeldLease) -> None:
-        lease.lapse()
-        for line in [line for _, line in self.lru.items() if line.home == lease.home]:
-            self._drop(line, keep_local=False)
+        self._drop_all_of(lease)
         for key in [key for key, kept in self._kept.items() if kept.owner_of == lease.home]:
             self._lose(key)
         self.timers.soonest(("renew", lease.home), self._now)
@@ -616,7 +704,7 @@ class Lines:
     def renew(self, home: PeerId) -> None:
         """Ask for the next lease, or for the first."""
         lease = self.leases.get(home)
-        if lease is None:
+        if lease is None or self._context.retired:
             return
         asked = lease.number == 0 and lease.renewal != 0
         if not asked or self._now - lease.renewal_sent_ms >= self._options.copy_lease_ms:
@@ -656,14 +744,18 @@ class Lines:
         """A new ring: drop what has moved. `continuous`: nobody can have been home in between."""
         peers = self._context.peers
         for gone in [home for home in self.leases if home not in peers]:
-            del self.leases[gone]
+            lease = self.leases.pop(gone)
             self.timers.cancel(("renew", gone))
+            if lease.is_valid(self._now):
+                self.left[gone] = lease
         for peer in sorted(peers - self.leases.keys()):
             self.leases[peer] = HeldLease(home=peer)
+            self.left.pop(peer, None)  # it is back, and has forgotten
             self.timers.set(("renew", peer), self._now)
         for line in [line for _, line in self.lru.items()]:
             home = self._context.home_of(line.key)
-            if home != line.home or not continuous:
+            is_heard = line.ask is None or self._is_heard(line.ask)
+            if home != line.home or not continuous or not is_heard:
                 self._drop(line, keep_local=continuous)
                 line.home = home
         if not continuous:
@@ -685,15 +777,31 @@ class Lines:
                 self._keep(line)
         if line.record is not None:
             self._gone.note(line.key, Miss.NO_LEASE)
-        self._end_ask(line)
-        self._become(line, Input.DROP, None)
-        if line.writer is not None:
-            op, line.writer = line.writer, None
-            self._answer(op, Refused(Code.UNKNOWN))
+        if line.state in COMMITTING and line.ask is not None and self._is_heard(line.ask):
+            line.ask.moved = True
+            self._become(line, Input.MOVED, None)
+        else:
+            self._end_ask(line)
+            self._become(line, Input.DROP, None)
+            if line.doubt is None:
+                self._end_doubt(line, Refused(Code.UNKNOWN))
         line.readers, line.late_readers = line.readers + line.late_readers, []
+        if line.ask is not None:
+            return
         if line.has_calls:
             self._parked[line.key] = None
         else:
+            self._settle(line)
+
+    def retire(self) -> None:
+        """This node leaves: what still waits was not sent, and is for others to do."""
+        for key in list(self._parked):
+            line = self.lru.get(key)
+            if line is None:
+                continue
+            for op in [*line.readers, *line.late_readers, *(op for op, _ in line.writers)]:
+                self._answer(op, Refused(Code.UNAVAILABLE))
+            line.readers, line.late_readers, line.writers = [], [], []
             self._settle(line)
 
     def _keep(self, line: Line) -> None:
@@ -774,8 +882,11 @@ class Lines:
 
     @property
     def is_clean(self) -> bool:
-        """Whether no value is here that Redis has not, and none is on its way."""
-        return not (self.modified or self._asks)
+        """Whether no value is here that Redis has not, none is on its way, and none in doubt."""
+        if self.modified or self._asks:
+            return False
+        parked = (self.lru.get(key) for key in self._parked)
+        return all(line is None or line.doubt is None for line in parked)
 
     # --- Time ---------------------------------------------------------------------------------
 
@@ -793,7 +904,8 @@ class Lines:
 
     def next_tick_ms(self) -> int | None:
         """Return when something is due next."""
-        times = [lease.ends_ms for lease in self.leases.values() if lease.number]
+        leases = (*self.leases.values(), *self.left.values())
+        times = [lease.ends_ms for lease in leases if lease.number]
         due = self.timers.next_ms()
         return min(times if due is None else [*times, due], default=None)
 

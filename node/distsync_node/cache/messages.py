@@ -5,7 +5,8 @@
                       Yielded      the answer to Snoop and Invalidate
                       Dropped      I hold what that grant gave no longer (a hint; may be lost)
     home -> holder    Renewed      the lease and how long it lasts; 0: as long as before
-                      Reply        to an Ask: Granted, Committed, WrittenBack or Denied; it renews
+                      Reply        to an Ask: Granted, Committed, WrittenBack, Denied or GivenUp;
+                                   it renews
                       Snoop        another reads: keep a shared copy at most
                       Invalidate   another writes: keep nothing
                       Cleaned      Redis has that version: copies kept for safety may go
@@ -25,7 +26,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from distsync_node.cache.types import Change, Code, Copy, Version
+from distsync_node.cache.types import ABSENT, Change, Code, Copy, Version
 from distsync_node.cluster.ring_state import RingState
 
 
@@ -111,7 +112,16 @@ class Denied(msgspec.Struct, frozen=True, array_like=True, tag=4, gc=False):
     newest: int
 
 
-Result: TypeAlias = Granted | Committed | WrittenBack | Denied
+class GivenUp(msgspec.Struct, frozen=True, array_like=True, tag=5, gc=False):
+    """Who was asked to write is not the home any more, and did nothing, nor will it.
+
+    With a version: the write may have been made, under that version or never.
+    """
+
+    version: Version = ABSENT
+
+
+Result: TypeAlias = Granted | Committed | WrittenBack | Denied | GivenUp
 
 
 class Reply(msgspec.Struct, frozen=True, array_like=True, tag=4, gc=False):
@@ -208,9 +218,12 @@ class RingWanted(msgspec.Struct, frozen=True, array_like=True, tag=13, gc=False)
 
 
 class RingNews(msgspec.Struct, frozen=True, array_like=True, tag=14, gc=False):
-    """A ring; `left_have_ended`: whoever is not in it has certainly no lease any more."""
+    """Rings, one after the other, as far as they are known: a gap costs lines and leases.
 
-    ring: RingState
+    `left_have_ended`: whoever is not in the last one has certainly no lease any more.
+    """
+
+    rings: tuple[RingState, ...]
     left_have_ended: bool
 
 

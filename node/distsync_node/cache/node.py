@@ -157,15 +157,24 @@ class CacheNode:
         """Nothing from another epoch changes state: the lower side learns the ring first."""
         context, message = self.context, event.message
         if isinstance(message, RingNews):
-            self._adopt(message.ring, left_have_ended=message.left_have_ended)
+            *between, newest = message.rings
+            for ring in between:
+                self._adopt(ring, left_have_ended=False)
+            self._adopt(newest, left_have_ended=message.left_have_ended)
         elif isinstance(message, RingWanted) or event.epoch < context.epoch:
-            context.send(
-                event.source, RingNews(context.ring.state, left_have_ended=context.left_have_ended)
-            )
+            rings = context.rings_after(event.epoch)
+            context.send(event.source, RingNews(rings, left_have_ended=context.left_have_ended))
         elif event.epoch > context.epoch:
             context.send(event.source, RingWanted())
-        elif event.source in context.peers and not context.retired:
+        elif self._takes(event.source, message):
             self._handle(event.source, message)
+
+    def _takes(self, source: PeerId, message: Message) -> bool:
+        """Whether they belong together: in the ring, or by a write that was under way."""
+        if self.context.retired:
+            return isinstance(message, Ask) and source in self.context.peers
+        left = isinstance(message, Reply) and source in self.lines.left
+        return left or source in self.context.peers
 
     def _handle(self, source: PeerId, message: Message) -> None:
         lines, home = self.lines, self.home
@@ -248,4 +257,6 @@ class CacheNode:
         self._deliver_to_self()
         if self.lines.is_clean and self.home.is_clean and not len(self.kept):
             context.retired = True
+            self.home.retire()
+            self.lines.retire()
             context.effects.append(Retired())

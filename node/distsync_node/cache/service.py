@@ -66,6 +66,7 @@ from distsync_node.cache.types import (
     Refused,
     Version,
     Written,
+    peer_id,
 )
 from distsync_node.cache.values import RESERVED
 from distsync_node.cache.wire import (
@@ -249,7 +250,7 @@ class CacheService:
             await self._retired.wait()
         elif not await self._retires_in(node, timeout_seconds):
             logger.error("%d bytes were not written back to redis", node.unwritten_bytes)
-        self._end()
+            self._end()
         return self._retired.is_set()
 
     async def _retires_in(self, node: CacheNode, timeout_seconds: float) -> bool:
@@ -300,7 +301,7 @@ class CacheService:
         """
         if self._memory is None:
             raise RedisUnavailable("this node was started without --redis, so it has no cache")
-        if self._closed:
+        if self._closed or self._retired.is_set():
             raise ShuttingDown("this node stops; ask another one")
         if self._node is None:
             raise Unavailable("this node does not belong to the ring yet")
@@ -526,9 +527,10 @@ class CacheService:
             self._node = CacheNode(server, self._options)
             self._me = self._node.context.me
         self._home_urls.clear()
-        self.step(RingAdopted(ring, left_have_ended=not ring.in_doubt))
-        for peer in [peer for peer in self._links if peer not in self._node.context.peers]:
+        peers = {peer_id(server) for server in ring.servers}
+        for peer in [peer for peer in self._links if peer not in peers]:
             self._spawn(self._links.pop(peer).close())
+        self.step(RingAdopted(ring, left_have_ended=not ring.in_doubt))
         self._ring_came.set()
 
     def receivers(self) -> dict[str, Receiver]:

@@ -58,6 +58,7 @@ class Input(Enum):
     INVALIDATE_OVERTAKES = "invalidate of the grant that is on its way"
     CLEANED = "Redis has it"
     GIVE_UP = "nobody waits for the answer any more"
+    MOVED = "home moved: what became of the write is asked of the one of before"
     DROP = "lease lapsed, home moved, or clean and evicted"
 
 
@@ -151,6 +152,7 @@ LINE: Final = MappingProxyType(
             _I.SNOOP_OVERTAKES: _S.SHARED,
             _I.INVALIDATE_OVERTAKES: _S.INVALID,
             _I.GIVE_UP: _S.INVALID,
+            _I.MOVED: _S.COMMITTING,
             _I.DROP: _S.INVALID,
         },
         _S.COMMITTING_SHARED: {
@@ -163,6 +165,7 @@ LINE: Final = MappingProxyType(
             _I.SNOOP_OVERTAKES: _S.SHARED,
             _I.INVALIDATE_OVERTAKES: _S.INVALID,
             _I.GIVE_UP: _S.INVALID,
+            _I.MOVED: _S.COMMITTING,
             _I.DROP: _S.INVALID,
         },
         _S.COMMITTING_EXCLUSIVE: {
@@ -175,6 +178,7 @@ LINE: Final = MappingProxyType(
             _I.SNOOP_OVERTAKES: _S.SHARED,
             _I.INVALIDATE_OVERTAKES: _S.INVALID,
             _I.GIVE_UP: _S.INVALID,
+            _I.MOVED: _S.COMMITTING,
             _I.DROP: _S.INVALID,
         },
         _S.COMMITTING_MODIFIED: {
@@ -187,6 +191,7 @@ LINE: Final = MappingProxyType(
             _I.SNOOP_OVERTAKES: _S.SHARED,
             _I.INVALIDATE_OVERTAKES: _S.INVALID,
             _I.GIVE_UP: _S.INVALID,
+            _I.MOVED: _S.COMMITTING,
             _I.DROP: _S.INVALID,
         },
         _S.CLEANING: {

@@ -135,6 +135,28 @@ class Trouble(Nemesis):
         host.crash()
         self._kernel.after(self._for_a_while(1, 500), self._start, host)
 
+    def _roll(self) -> None:
+        """A node leaves, as it is told to, and another process takes its place when it is out."""
+        host = self._any_host()
+        if host.alive and not host.draining:
+            self._kernel.faults["roll"] += 1
+            host.drain()
+            self._when_out(host, host.incarnation)
+
+    def _when_out(self, host: Host, incarnation: int) -> None:
+        if host.incarnation != incarnation or not host.alive:
+            return
+        if host.server in self._world.leader.ring.servers:
+            self._kernel.after(self._for_a_while(1, 50), self._when_out, host, incarnation)
+            return
+        lingers_us = self._for_a_while(150, 300)
+        self._kernel.after(lingers_us, self._end_process, host, incarnation)
+
+    def _end_process(self, host: Host, incarnation: int) -> None:
+        if host.incarnation == incarnation and host.alive:
+            host.crash()
+            self._kernel.after(self._for_a_while(1, 500), self._start, host)
+
     def _remove(self) -> None:
         host = self._any_host()
         self._kernel.faults["remove"] += 1

@@ -27,10 +27,10 @@ from distsync_node.cache.events import (
     RingAdopted,
     Tick,
 )
-from distsync_node.cache.messages import Ask, AskWriteBack, Message
+from distsync_node.cache.messages import Ask, AskWriteBack, GivenUp, Message, Reply
 from distsync_node.cache.node import CacheNode
 from distsync_node.cache.options import CacheOptions
-from distsync_node.cache.types import Change, OpId, Outcome, PeerId, peer_id
+from distsync_node.cache.types import ABSENT, Change, OpId, Outcome, PeerId, peer_id
 from distsync_node.cluster.leases import LeaseGrant, LeaseHolder, LeaseOptions
 from distsync_node.cluster.ring_state import Epoch, Incarnation, RingState, Server
 from distsync_node.raft.types import MemberId
@@ -215,6 +215,9 @@ class Host:
     def _note(self, message: Message) -> None:
         if isinstance(message, Ask) and isinstance(message.wish, AskWriteBack):
             kind = "cleaned_on_idle" if message.wish.stays else "evicted_dirty"
+            self._kernel.faults[kind] += 1
+        elif isinstance(message, Reply) and isinstance(message.result, GivenUp):
+            kind = "write_moved" if message.result.version == ABSENT else "write_in_doubt"
             self._kernel.faults[kind] += 1
 
     def _plan_tick(self) -> None:

@@ -15,10 +15,10 @@ from distsync_node.cache.home import Home
 from distsync_node.cache.judging import Survivor
 from distsync_node.cache.kept import KeptCopies
 from distsync_node.cache.line import Lines
-from distsync_node.cache.messages import AskRead, Granted, RingNews, RingWanted
+from distsync_node.cache.messages import AskRead, GivenUp, Granted, RingNews, RingWanted
 from distsync_node.cache.node import CacheNode
 from distsync_node.cache.tables import COMMITTING, LINE, TXN, Input, LineState, TxnKind, TxnState
-from distsync_node.cache.types import Durability, received
+from distsync_node.cache.types import ABSENT, Durability, Written, received
 from distsync_node.cluster.leases import LeaseHolder
 from sim.cache.host import Host
 from sim.cache.redis import Key, Redis
@@ -522,3 +522,47 @@ def retired_dirty() -> None:
     put(Lines, "is_clean", property(lambda _self: True))
     put(Home, "is_clean", property(lambda _self: True))
     put(KeptCopies, "__len__", lambda _self: 0)
+
+
+# --- Writes under way when the home moves ------------------------------------------------------
+
+
+@mutant("a home that gives up a write says that nothing was done, whatever it has sent to Redis")
+def given_up_for_sure() -> None:
+    put(Home, "_given_up", lambda _self, _txn: GivenUp())
+
+
+@mutant("a write in doubt is made again without a look at what the next home has")
+def doubt_made_again() -> None:
+    given_up = Lines._given_up
+
+    def hurried(self: Lines, line: Any, ask: Any, version: Any) -> None:
+        given_up(self, line, ask, ABSENT)
+
+    put(Lines, "_given_up", hurried)
+
+
+@mutant("a write in doubt is taken for made if the next home has something older")
+def doubt_taken_for_made() -> None:
+    def judge(self: Lines, line: Any, version: Any) -> None:
+        doubt = line.doubt
+        if doubt is None:
+            return
+        if version < doubt.version:
+            self._end_doubt(line, Written(doubt.version))
+        else:
+            self._write_again(line, doubt)
+
+    put(Lines, "_judge_doubt", judge)
+
+
+@mutant("a commit that the home of before tells is installed")
+def old_commit_installed() -> None:
+    drop = Lines._drop
+
+    def keep(self: Lines, line: Any, *, keep_local: bool) -> None:
+        drop(self, line, keep_local=keep_local)
+        if line.ask is not None:
+            line.ask.moved = False
+
+    put(Lines, "_drop", keep)

@@ -147,14 +147,25 @@ MIXED = Profile(
     must_happen=("drain", "cleaned_on_idle"),
 )
 
+ORDERLY = Profile(
+    name="orderly",
+    faults={"roll": 6, "redis_slow": 1},
+    durability=(Durability.MIRRORED, Durability.WRITE_THROUGH),
+    nodes=(3, 4, 5),
+    fault_gap_ms=(50, 400),
+    patience_ms=(8_000,),
+    writes=0.6,
+    must_happen=("roll", "write_moved"),
+)
+
 _ALL = (
     *(CHAOS, NETWORKS, RINGS, SINGLE, LOCAL, REDISES, DEATHS),
-    *(LEASES, IMPATIENT, TWICE, FORGETFUL, MIXED),
+    *(LEASES, IMPATIENT, TWICE, FORGETFUL, MIXED, ORDERLY),
 )
 PROFILES = {profile.name: profile for profile in _ALL}
 _ROTATION = (
     *(CHAOS, RINGS, NETWORKS, SINGLE, DEATHS, LOCAL),
-    *(LEASES, CHAOS, REDISES, IMPATIENT, TWICE, FORGETFUL, MIXED),
+    *(LEASES, CHAOS, REDISES, IMPATIENT, TWICE, FORGETFUL, MIXED, ORDERLY),
 )
 
 
