@@ -42,7 +42,7 @@ from distsync_node.logs import configure_logging
 from distsync_node.peers import keepalive
 from distsync_node.peers.client import PeerClient
 from distsync_node.peers.endpoints import PeerEndpoints
-from distsync_node.peers.inbound import message_protocol, receive_envelopes
+from distsync_node.peers.inbound import message_protocol
 from distsync_node.peers.outbound import Target
 from distsync_node.queues.endpoints import InternalEndpoints
 from distsync_node.queues.owners import Owners
@@ -116,7 +116,7 @@ class _Program:
             options = ApiOptions(access_log=settings.access_log)
             calls = CacheCalls(cache, options.command_timeout_ms)
             gateways = self._gateways(node, client, queues, calls, options)
-            receivers = {**receive_envelopes(node.receive), **cache.receivers()}
+            receivers = {**node.receivers(), **cache.receivers()}
             servers = [
                 _server(gateways[0], direct_protocol(gateways[0])),
                 _server(gateways[1], message_protocol(HttpProtocol, receivers, settings.secret)),

@@ -18,6 +18,7 @@ from distsync_node.replica.types import Answer, Envelope, RejectReason
 MESSAGES_PATH = "/raft/messages"
 CALL_PATH = "/raft/call"
 COMMAND_PATH = "/lock/internal_command"
+COMMANDS_PATH = "/lock/internal_commands"
 ATTEMPT_HEADER = "distsync-attempt"
 SENDER_HEADER = "distsync-from"
 MAX_BODY_BYTES = 32 << 20
@@ -76,6 +77,15 @@ class CallRequest(msgspec.Struct, frozen=True, array_like=True, gc=False):
     call: Call
 
 
+class CommandsRequest(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Run lock commands that do not wait; the answer has a CallReply for each, in their order."""
+
+    cluster_id: str
+    sender: MemberId
+    to: MemberId
+    commands: tuple[LockCommand, ...]
+
+
 class OutcomeReply(_Struct, frozen=True):
     """The final outcome of a command and what is left of its lease."""
 
@@ -120,4 +130,6 @@ encode = msgspec.msgpack.Encoder().encode
 decode_envelope = msgspec.msgpack.Decoder(Envelope).decode
 decode_answer = msgspec.msgpack.Decoder(Answer).decode
 decode_call = msgspec.msgpack.Decoder(CallRequest).decode
+decode_commands = msgspec.msgpack.Decoder(CommandsRequest).decode
 decode_reply: msgspec.msgpack.Decoder[CallReply] = msgspec.msgpack.Decoder(CallReply)
+decode_replies = msgspec.msgpack.Decoder(tuple[CallReply, ...]).decode

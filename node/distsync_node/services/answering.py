@@ -5,14 +5,17 @@ A call is answered here or refused; it is never passed on, so none can loop.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import assert_never
 
+from distsync_node.peers.inbound import RespondBytes
 from distsync_node.peers.wire import (
     BootstrapCall,
     CallReply,
     CallRequest,
     CommandCall,
+    CommandsRequest,
     ConfigurationReply,
     IdentityCall,
     IdentityReply,
@@ -22,6 +25,7 @@ from distsync_node.peers.wire import (
     ReadIndexReply,
     RejectedReply,
     TransferCall,
+    encode,
 )
 from distsync_node.raft.types import LogIndex, Member, MemberId
 from distsync_node.replica.core import Replica
@@ -37,6 +41,8 @@ from distsync_node.replica.types import (
     Transfer,
 )
 from distsync_node.services.runtime import Final, Runtime, boottime_ms
+
+COMMANDS_PATIENCE_MS = 2_500  # less than a sender's connection has
 
 
 async def answer(
@@ -70,6 +76,37 @@ async def answer(
             return ConfigurationReply(replica.configuration)
         case _:
             assert_never(call)
+    return _reply(final, replica)
+
+
+def answer_commands(runtime: Runtime, request: CommandsRequest, respond: RespondBytes) -> None:
+    """Run another node's commands and answer when the last of them has an outcome."""
+    replica = runtime.replica
+    refusal = None
+    if request.to != replica.member_id:
+        refusal = RejectedReply(RejectReason.NOT_LISTED, None)
+    elif request.cluster_id != replica.cluster_id or _is_removed(request.sender, replica):
+        refusal = RejectedReply(RejectReason.NOT_LEADER, None)
+    if refusal is not None:
+        respond(encode((refusal,) * len(request.commands)))
+        return
+    deadline_ms = boottime_ms() + COMMANDS_PATIENCE_MS
+    futures = runtime.run_all(request.commands, deadline_ms=deadline_ms)
+    left = len(futures)
+
+    def one_is_done(_: asyncio.Future[Final]) -> None:
+        nonlocal left
+        left -= 1
+        if not left:
+            respond(encode(tuple(_reply(future.result(), replica) for future in futures)))
+
+    for future in futures:
+        future.add_done_callback(one_is_done)
+    if not futures:
+        respond(encode(()))
+
+
+def _reply(final: Final, replica: Replica) -> CallReply:
     match final:
         case Reply():
             return OutcomeReply(final.outcome, final.remaining_ms)

@@ -13,7 +13,7 @@ from collections.abc import Coroutine
 
 from distsync_node.errors import DiskFull, DistSyncError, NoLeader, OutcomeUnknown, ShuttingDown
 from distsync_node.locks.commands import Acquire, Cancel, LockCommand, RequestKey, Upgrade
-from distsync_node.peers.wire import COMMAND_PATH, CommandCall, OutcomeReply, RejectedReply
+from distsync_node.peers.wire import OutcomeReply, RejectedReply
 from distsync_node.raft.types import MemberId
 from distsync_node.replica.types import Rejected, RejectReason, Reply
 from distsync_node.services.interface import CommandReply
@@ -88,9 +88,7 @@ class Commands:
         attempts: Attempts,
         deadline_ms: int,
     ) -> CommandReply | RejectReason:
-        reply = await self._calls.ask(
-            runtime, leader, CommandCall(command), COMMAND_PATH, deadline_ms, attempts
-        )
+        reply = await self._calls.run(runtime, leader, command, deadline_ms, attempts)
         if isinstance(reply, OutcomeReply):
             return CommandReply(outcome=reply.outcome, remaining_ms=reply.remaining_ms)
         if isinstance(reply, RejectedReply):

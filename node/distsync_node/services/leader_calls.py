@@ -22,17 +22,21 @@ from distsync_node.errors import (
     ShuttingDown,
     Uninitialised,
 )
+from distsync_node.locks.commands import Acquire, LockCommand, Upgrade
 from distsync_node.peers.client import PeerClient, PeerUnreachable
 from distsync_node.peers.wire import (
+    COMMAND_PATH,
     Call,
     CallReply,
     CallRequest,
+    CommandCall,
     RejectedReply,
     decode_reply,
     encode,
 )
 from distsync_node.raft.types import MemberId
 from distsync_node.replica.types import RejectReason
+from distsync_node.services.forwarding import Forwarding, Unanswered
 from distsync_node.services.runtime import Runtime, boottime_ms
 
 logger = logging.getLogger(__name__)
@@ -90,12 +94,43 @@ class LeaderCalls:
 
     def __init__(self, client: PeerClient) -> None:
         self._client = client
+        self._forwarding: Forwarding | None = None
         self.are_over = False
+
+    def attach(self, runtime: Runtime) -> None:
+        """The data directory is open."""
+        self._forwarding = Forwarding(runtime)
+
+    def end(self) -> None:
+        """Wait for nothing any more: this node stops."""
+        self.are_over = True
+        if self._forwarding is not None:
+            self._forwarding.close()
 
     def check_go_on(self) -> None:
         """Raise ShuttingDown if this node stops."""
         if self.are_over:
             raise ShuttingDown("this node stops; ask another one")
+
+    async def run(
+        self,
+        runtime: Runtime,
+        leader: MemberId,
+        command: LockCommand,
+        deadline_ms: int,
+        attempts: Attempts,
+    ) -> CallReply | None:
+        """Have the leader run a command. None: no answer."""
+        waits = isinstance(command, Acquire | Upgrade) and command.wait_ms
+        if waits or self._forwarding is None:
+            return await self.ask(
+                runtime, leader, CommandCall(command), COMMAND_PATH, deadline_ms, attempts
+            )
+        reply = await self._forwarding.run(leader, command, deadline_ms)
+        if isinstance(reply, Unanswered):
+            attempts.may_be_proposed |= reply.sent
+            return None
+        return _as_asked(reply)
 
     async def ask(
         self,
@@ -141,9 +176,7 @@ class LeaderCalls:
             logger.warning("the leader %s answered in another format", leader)
             attempts.may_be_proposed = True
             return None
-        if isinstance(reply, RejectedReply) and reply.reason in _NOT_SERVING:
-            return RejectedReply(RejectReason.NOT_LEADER, None)
-        return reply
+        return _as_asked(reply)
 
     async def _answer_or_other_leader(
         self,
@@ -174,6 +207,13 @@ class LeaderCalls:
                 )
             finally:
                 watcher.cancel()
+
+
+def _as_asked(reply: CallReply) -> CallReply:
+    """Return what it says of the leader, as this node has to take it."""
+    if isinstance(reply, RejectedReply) and reply.reason in _NOT_SERVING:
+        return RejectedReply(RejectReason.NOT_LEADER, None)
+    return reply
 
 
 def error_of(reason: RejectReason) -> DistSyncError:

@@ -15,9 +15,10 @@ from distsync_node.errors import ConfigConflict, NoLeader, OutcomeUnknown, Unini
 from distsync_node.locks.commands import LockCommand
 from distsync_node.locks.machine import LockMachine
 from distsync_node.peers.client import PeerClient
-from distsync_node.peers.inbound import Respond
+from distsync_node.peers.inbound import Receiver, Respond, RespondBytes, receive_envelopes
 from distsync_node.peers.wire import (
     CALL_PATH,
+    COMMANDS_PATH,
     BootstrapCall,
     Call,
     CallReply,
@@ -28,6 +29,8 @@ from distsync_node.peers.wire import (
     ReadIndexReply,
     RejectedReply,
     TransferCall,
+    decode_commands,
+    encode,
 )
 from distsync_node.raft.types import ConfigOperation, Configuration, LogIndex, Member, MemberId
 from distsync_node.replica.types import (
@@ -38,11 +41,12 @@ from distsync_node.replica.types import (
     Rejected,
     RejectReason,
 )
-from distsync_node.services.answering import answer, bootstrap
+from distsync_node.services.answering import answer, answer_commands, bootstrap
 from distsync_node.services.commands import LEADER_POLL_SECONDS, Commands
 from distsync_node.services.interface import CommandReply, NodeStatus
 from distsync_node.services.leader_calls import FINAL_REASONS, Attempts, LeaderCalls, error_of
 from distsync_node.services.runtime import Runtime, boottime_ms
+from distsync_node.services.shared import Shared
 from distsync_node.services.standing import starting_status, status_of
 
 ADMIN_TIMEOUT_MS = 5_000
@@ -63,11 +67,13 @@ class NodeService:
         self._lease_watchers: list[Callable[[Epoch, int], None]] = []
         self._before_leaving: list[Callable[[], Awaitable[object]]] = []
         self._leaving: asyncio.Task[None] | None = None
+        self._shared_read_index = Shared(self._ask_read_index)
         self.draining = False
 
     def attach(self, runtime: Runtime) -> None:
         """The data directory is open: begin to serve."""
         self._runtime = runtime
+        self._calls.attach(runtime)
         runtime.on_ring = self._log_has_ring
         runtime.on_lease = self._lease_held
         self._log_has_ring(runtime.replica.ring)
@@ -84,7 +90,7 @@ class NodeService:
 
         A client asks another node then, under the same request id where the outcome is unknown.
         """
-        self._calls.are_over = True
+        self._calls.end()
         if self._runtime is not None:
             self._runtime.end_calls()
 
@@ -115,17 +121,27 @@ class NodeService:
             return RejectedReply(RejectReason.NOT_LEADER, None)
         return await answer(self._name, self.runtime, request, on_parked)
 
+    def receivers(self) -> dict[str, Receiver]:
+        """Return what takes requests of other nodes below ASGI, by path."""
+        return {**receive_envelopes(self.receive), COMMANDS_PATH: self._receive_commands}
+
+    def _receive_commands(self, body: bytes, respond: RespondBytes) -> None:
+        request = decode_commands(body)
+        if self._calls.are_over:
+            respond(encode((RejectedReply(RejectReason.NOT_LEADER, None),) * len(request.commands)))
+        else:
+            answer_commands(self.runtime, request, respond)
+
     # --- Reads ----------------------------------------------------------------------------------
 
     async def read_barrier(self, *, timeout_ms: int) -> None:
         """See `interface.Node.read_barrier`."""
         self._calls.check_go_on()
         runtime = self.runtime
-        deadline_ms = boottime_ms() + timeout_ms
         try:
             async with asyncio.timeout(timeout_ms / 1_000):
                 while True:
-                    reply = await self._call_leader(ReadIndexCall(), deadline_ms)
+                    reply = await self._read_index()
                     if isinstance(reply, ReadIndexReply):
                         await self._await_applied(runtime, reply.index)
                         return
@@ -144,14 +160,32 @@ class NodeService:
             self._calls.check_go_on()
             raise error_of(final.reason)
 
+    async def _read_index(self) -> CallReply | None:
+        """Have the leader confirm a read; elsewhere many reads share the question."""
+        if self._is_asked_here():
+            return await self._answer_here(ReadIndexCall())
+        return await self._shared_read_index.answer()
+
+    async def _ask_read_index(self) -> CallReply | None:
+        return await self._call_leader(ReadIndexCall(), boottime_ms() + ADMIN_TIMEOUT_MS)
+
+    def _is_asked_here(self) -> bool:
+        """Whether this node itself is to answer calls, if only with a refusal."""
+        replica = self.runtime.replica
+        is_leader = replica.leader == replica.member_id
+        return is_leader or replica.raft is None or replica.state != "member"
+
+    async def _answer_here(self, call: Call) -> CallReply:
+        replica = self.runtime.replica
+        own_id = replica.member_id
+        return await self.answer_call(CallRequest(replica.cluster_id, own_id, own_id, call))
+
     async def _call_leader(self, call: Call, deadline_ms: int) -> CallReply | None:
         """Ask whoever leads, here or elsewhere; None if nobody answered."""
+        if self._is_asked_here():
+            return await self._answer_here(call)
         runtime = self.runtime
-        replica = runtime.replica
-        leader = replica.leader
-        if leader == replica.member_id or replica.raft is None or replica.state != "member":
-            own_id = replica.member_id
-            return await self.answer_call(CallRequest(replica.cluster_id, own_id, own_id, call))
+        leader = runtime.replica.leader
         if leader is None:
             return None
         attempts = Attempts(ADMIN_TIMEOUT_MS)

@@ -13,7 +13,7 @@ import logging
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from typing import assert_never
 
 import msgspec
@@ -113,7 +113,7 @@ class Runtime:
         self._loop = asyncio.get_running_loop()
         self._own_context = contextvars.copy_context()
         self._storage = storage
-        self._make_target = make_target
+        self.make_target = make_target
         self._on_stop = on_stop
         self.replica = Replica(
             storage.member_id,
@@ -207,14 +207,34 @@ class Runtime:
 
         Cancelling the task is a disconnect.
         """
+        ref, future = self._submit(command, on_parked, deadline_ms)
+        self._flush_soon()
+        return await self._outcome(ref, future)
+
+    def run_all(
+        self, commands: Iterable[LockCommand], *, deadline_ms: int
+    ) -> list[asyncio.Future[Final]]:
+        """Run commands on this member, in one entry where that is possible."""
+        futures = [self._submit(command, None, deadline_ms)[1] for command in commands]
+        self._flush_soon()
+        return futures
+
+    def _submit(
+        self,
+        command: LockCommand,
+        on_parked: Callable[[int], object] | None,
+        deadline_ms: int,
+    ) -> tuple[int, asyncio.Future[Final]]:
         ref, future = self._register(on_parked, deadline_ms)
         self.step(Submit(now_ms=boottime_ms(), ref=ref, command=command))
+        return ref, future
+
+    def _flush_soon(self) -> None:
         if self.replica.is_idle_leader:
             self.step(Flush(now_ms=boottime_ms()))  # nothing to share an entry with
         elif not self._flush_scheduled:
             self._flush_scheduled = True
             self._loop.call_soon(self._flush)
-        return await self._outcome(ref, future)
 
     async def ask(self, make_event: Callable[[int], ReplicaEvent]) -> Final:
         """Step an event other than a command and wait for its answer."""
@@ -363,7 +383,7 @@ class Runtime:
         link = self._links.get(to)
         if link is None:
             # Not in the configuration yet (a new member knows nobody): answers will carry it.
-            link = Link(to, self._make_target, self.replica.envelope, self._answered)
+            link = Link(to, self.make_target, self.replica.envelope, self._answered)
             self._links[to] = link
         return link
 

@@ -28,7 +28,7 @@ from distsync_node.locks.commands import (
 )
 from distsync_node.peers.client import PeerClient
 from distsync_node.peers.endpoints import PeerEndpoints
-from distsync_node.peers.inbound import message_protocol, receive_envelopes
+from distsync_node.peers.inbound import Receiver, message_protocol
 from distsync_node.peers.outbound import Target
 from distsync_node.raft.types import (
     LogIndex,
@@ -98,7 +98,7 @@ class TestNode:
                 self.service, SECRET, PeerEndpoints(self.service).handlers(), node_name=self.name
             ),
             loop="none",
-            http=message_protocol(HttpProtocol, receive_envelopes(self.service.receive), SECRET),
+            http=message_protocol(HttpProtocol, self._receivers(), SECRET),
             lifespan="off",
             log_config=None,
             timeout_graceful_shutdown=1,
@@ -106,6 +106,15 @@ class TestNode:
         self.server = _Server(config)
         self.serving = asyncio.create_task(self.server.serve(sockets=[self.listener]))
         self.runtime.start()
+
+    def _receivers(self) -> dict[str, Receiver]:
+        """What takes requests below ASGI; a test may put another in the place of one."""
+        self.receivers = self.service.receivers()
+
+        def receiver(path: str) -> Receiver:
+            return lambda body, respond: self.receivers[path](body, respond)
+
+        return {path: receiver(path) for path in self.receivers}
 
     def campaign(self) -> None:
         """Stand for election as if the leader had handed over."""

@@ -17,17 +17,24 @@ from distsync_node.errors import (
 )
 from distsync_node.locks.commands import Done, Granted, Refused
 from distsync_node.peers.client import PeerUnreachable
+from distsync_node.peers.inbound import RespondBytes
+from distsync_node.peers.outbound import Connection, OnDone, Target
 from distsync_node.peers.wire import (
+    COMMANDS_PATH,
     CallRequest,
     CommandCall,
+    CommandsRequest,
     OutcomeReply,
     ReadIndexCall,
     RejectedReply,
     TransferCall,
+    decode_commands,
+    decode_replies,
     encode,
 )
 from distsync_node.raft.types import MemberId, RaftOptions
 from distsync_node.replica.types import RejectReason
+from distsync_node.services.forwarding import Forwarding
 from distsync_node.services.interface import CommandReply
 from unit.services.nodes import (
     TestCluster,
@@ -50,6 +57,10 @@ class Mouth:
         self.answers = list(answers)
         self.asked = 0
 
+    def next(self) -> bytes | Exception:
+        self.asked += 1
+        return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+
     async def post(
         self,
         url: str,
@@ -58,18 +69,52 @@ class Mouth:
         timeout_seconds: float | None,
         on_attempt: Callable[[int], object] | None = None,
     ) -> bytes:
-        self.asked += 1
+        """Answer a call, as the client of other nodes does."""
+        answer = self.next()
         await asyncio.sleep(0)
-        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         if isinstance(answer, Exception):
             raise answer
         return answer
 
+    async def connect(self, _target: Target, on_done: OnDone) -> Connection:
+        """Connect to a leader that answers each of the commands of a request so."""
+        if isinstance(self.answers[0], PeerUnreachable) and not self.answers[0].sent:
+            self.asked += 1
+            raise ConnectionRefusedError
+        return Spoken(self, on_done)  # type: ignore[return-value]
+
+
+class Spoken:
+    """A connection to a leader that says what it is told to."""
+
+    def __init__(self, mouth: Mouth, on_done: OnDone) -> None:
+        self._mouth = mouth
+        self._on_done = on_done
+        self.is_open = True
+
+    def post(self, body: bytes, path: str) -> None:
+        assert path == COMMANDS_PATH
+        count = len(decode_commands(body).commands)
+        answer = self._mouth.next()
+        said = None
+        if not isinstance(answer, Exception):
+            said = bytes([0x90 + count]) + answer * count
+        asyncio.get_running_loop().call_soon(self._on_done, self, said)
+
+    def abort(self) -> None:
+        self.is_open = False
+
 
 def put_into_the_mouth_of_the_leader(node: TestNode, *answers: bytes | Exception) -> Mouth:
     mouth = Mouth(*answers)
-    node.service._calls._client = mouth  # type: ignore[assignment]
+    calls = node.service._calls
+    calls._client = mouth  # type: ignore[assignment]
+    calls._forwarding = Forwarding(node.runtime, connect=mouth.connect)
     return mouth
+
+
+# A command that waits has a request of its own; others share one.
+BOTH_WAYS = pytest.mark.parametrize("wait_ms", [0, 600_000], ids=["shared", "alone"])
 
 
 def rejected(reason: RejectReason) -> bytes:
@@ -177,15 +222,17 @@ async def test_a_call_for_another_member_or_cluster_or_of_a_removed_one_changes_
     ],
     ids=lambda reason: reason.name,
 )
+@BOTH_WAYS
 async def test_a_leader_that_takes_no_part_any_more_is_asked_again(
-    reason: RejectReason, cluster: TestCluster
+    reason: RejectReason, wait_ms: int, cluster: TestCluster
 ) -> None:
     follower = cluster.following[0]
     outcome = Done(deadline_ms=0)
     mouth = put_into_the_mouth_of_the_leader(
         follower, rejected(reason), encode(OutcomeReply(outcome, 0))
     )
-    reply = await follower.service.submit(acquire("a", "o"), timeout_ms=TIMEOUT_MS)
+    command = acquire("a", "o", wait_ms=wait_ms)
+    reply = await follower.service.submit(command, timeout_ms=TIMEOUT_MS)
     assert reply.outcome == outcome
     assert mouth.asked == 2
 
@@ -201,24 +248,26 @@ async def test_a_leader_that_takes_no_part_any_more_is_asked_again(
     ],
     ids=["not sent", "not leader", "sent", "leadership lost", "unreadable"],
 )
+@BOTH_WAYS
 async def test_no_leader_means_that_nothing_was_proposed(
-    answer: bytes | Exception, error: type[Exception], cluster: TestCluster
+    answer: bytes | Exception, error: type[Exception], wait_ms: int, cluster: TestCluster
 ) -> None:
     follower = cluster.following[0]
     put_into_the_mouth_of_the_leader(follower, answer)
     with pytest.raises(error):
-        await follower.service.submit(acquire("a", "o"), timeout_ms=SHORT_MS)
+        await follower.service.submit(acquire("a", "o", wait_ms=wait_ms), timeout_ms=SHORT_MS)
 
 
+@BOTH_WAYS
 async def test_once_unknown_an_outcome_stays_unknown_until_it_is_known(
-    cluster: TestCluster,
+    wait_ms: int, cluster: TestCluster
 ) -> None:
     follower = cluster.following[0]
     put_into_the_mouth_of_the_leader(
         follower, PeerUnreachable("cut off", sent=True), rejected(RejectReason.OVERLOADED)
     )
     with pytest.raises(OutcomeUnknown):
-        await follower.service.submit(acquire("a", "o"), timeout_ms=TIMEOUT_MS)
+        await follower.service.submit(acquire("a", "o", wait_ms=wait_ms), timeout_ms=TIMEOUT_MS)
 
 
 async def test_a_leader_that_stops_hands_over_and_its_waits_go_on(cluster: TestCluster) -> None:
@@ -298,6 +347,112 @@ async def test_leadership_is_handed_only_to_another_voter(cluster: TestCluster) 
     assert await cluster.following[1].service.transfer_leadership(target) == target
 
 
+# --- Commands that share a request ---------------------------------------------------------------
+
+
+async def test_commands_that_do_not_wait_share_requests_and_each_has_its_own_outcome(
+    cluster: TestCluster,
+) -> None:
+    follower = cluster.following[0]
+    leader = cluster.leading
+    requests: list[int] = []
+    receive = leader.service._receive_commands
+
+    def count(body: bytes, respond: RespondBytes) -> None:
+        requests.append(len(decode_commands(body).commands))
+        receive(body, respond)
+
+    leader.receivers[COMMANDS_PATH] = count
+    commands = [acquire(f"{number % 150}", f"o{number}") for number in range(300)]
+    replies = await asyncio.gather(
+        *(follower.service.submit(command, timeout_ms=TIMEOUT_MS) for command in commands)
+    )
+    for number, reply in enumerate(replies):
+        assert isinstance(reply.outcome, Granted if number < 150 else Refused)
+    assert sum(requests) == 300
+    assert len(requests) <= 6
+
+
+async def test_the_answers_of_commands_do_not_wait_for_a_command_that_waits(
+    cluster: TestCluster,
+) -> None:
+    await hold(cluster)
+    follower = cluster.following[0]
+    waiting = await wait_for(cluster, follower, "waiter")
+    reply = await follower.service.submit(acquire("b", "o"), timeout_ms=TIMEOUT_MS)
+    assert isinstance(reply.outcome, Granted)
+    assert not waiting.done()
+    waiting.cancel()
+
+
+async def test_commands_for_another_member_or_cluster_or_of_a_removed_one_change_nothing(
+    cluster: TestCluster,
+) -> None:
+    leader = cluster.leading
+    caller, removed = (node.member.id for node in cluster.following)
+    await leader.service.remove_member(removed, None)
+    here = leader.member.id
+    answers: list[bytes] = []
+
+    def respond(body: bytes) -> bool:
+        answers.append(body)
+        return True
+
+    for cluster_id, sender, to in (
+        ("k", caller, MemberId("who was here before")),
+        ("another", caller, here),
+        ("k", removed, here),
+    ):
+        request = CommandsRequest(cluster_id, sender, to, (acquire("a", "o"), acquire("b", "o")))
+        leader.service._receive_commands(encode(request), respond)
+    assert len(answers) == 3
+    assert all(isinstance(one, RejectedReply) for body in answers for one in decode_replies(body))
+    await leader.service.read_barrier(timeout_ms=TIMEOUT_MS)
+    assert leader.service.machine.lock_view("a") is None
+
+
+async def test_commands_to_a_leader_that_has_changed_are_taken_to_the_next(
+    cluster: TestCluster,
+) -> None:
+    """They wait there for an answer that does not come, and there is another leader."""
+    follower, other = cluster.following
+    leader = cluster.leading
+    leader.receivers[COMMANDS_PATH] = lambda _body, _respond: None
+    task = asyncio.create_task(follower.service.submit(acquire("a", "o"), timeout_ms=TIMEOUT_MS))
+    await asyncio.sleep(0.05)
+    assert not task.done()
+    await cluster.elect(other)
+    reply = await asyncio.wait_for(task, 2)
+    assert isinstance(reply.outcome, Granted)
+
+
+async def test_a_node_that_stops_ends_commands_that_wait_for_the_leader(
+    cluster: TestCluster,
+) -> None:
+    follower = cluster.following[0]
+    cluster.leading.receivers[COMMANDS_PATH] = lambda _body, _respond: None
+    task = asyncio.create_task(follower.service.submit(acquire("a", "o"), timeout_ms=TIMEOUT_MS))
+    await asyncio.sleep(0.05)
+    follower.service.end_requests()
+    with pytest.raises(OutcomeUnknown, match="same request_id"):
+        await asyncio.wait_for(task, 5)
+
+
+async def test_a_client_that_goes_takes_nothing_from_those_it_shares_a_request_with(
+    cluster: TestCluster,
+) -> None:
+    follower = cluster.following[0]
+    tasks = [
+        asyncio.create_task(follower.service.submit(acquire(name, "o"), timeout_ms=TIMEOUT_MS))
+        for name in "abc"
+    ]
+    await asyncio.sleep(0)
+    tasks[1].cancel()
+    await asyncio.wait(tasks)
+    assert tasks[1].cancelled()
+    assert all(isinstance(tasks[index].result().outcome, Granted) for index in (0, 2))
+
+
 # --- Clients that go away -----------------------------------------------------------------------
 
 
@@ -351,7 +506,8 @@ async def test_a_cancellation_while_a_request_is_given_up_is_not_lost(
             raise AssertionError
 
     follower.service._calls._client = SlowToEnd()  # type: ignore[assignment]
-    task = asyncio.create_task(follower.service.submit(acquire("a", "o"), timeout_ms=TIMEOUT_MS))
+    waiting = acquire("a", "o", wait_ms=600_000)
+    task = asyncio.create_task(follower.service.submit(waiting, timeout_ms=TIMEOUT_MS))
     await asked.wait()
     follower.service.end_requests()  # it gives up whom it asked
     await given_up.wait()
