@@ -43,7 +43,6 @@ from distsync_node.peers import keepalive
 from distsync_node.peers.client import PeerClient
 from distsync_node.peers.endpoints import PeerEndpoints
 from distsync_node.peers.inbound import message_protocol
-from distsync_node.peers.outbound import Target
 from distsync_node.queues.endpoints import InternalEndpoints
 from distsync_node.queues.owners import Owners
 from distsync_node.queues.service import QueueService
@@ -108,15 +107,16 @@ class _Program:
             cache = CacheService(
                 settings.redis_url,
                 node,
-                lambda url: Target(url, settings.secret, settings.name),
+                client.target,
                 options=_cache_options(settings),
                 on_broken=lambda error: self._stopped_by_itself(str(error)),
             )
             node.before_leaving(lambda: cache.drain(None))
             options = ApiOptions(access_log=settings.access_log)
             calls = CacheCalls(cache, options.command_timeout_ms)
-            gateways = self._gateways(node, client, queues, calls, options)
-            receivers = {**node.receivers(), **cache.receivers()}
+            internal = InternalEndpoints(queues)
+            gateways = self._gateways(node, client, queues, internal, calls, options)
+            receivers = {**node.receivers(), **cache.receivers(), **internal.receivers()}
             servers = [
                 _server(gateways[0], direct_protocol(gateways[0])),
                 _server(gateways[1], message_protocol(HttpProtocol, receivers, settings.secret)),
@@ -141,6 +141,7 @@ class _Program:
         node: _Node,
         client: PeerClient,
         queues: QueueService,
+        internal: InternalEndpoints,
         calls: CacheCalls,
         options: ApiOptions,
     ) -> tuple[Gateway, Gateway]:
@@ -159,7 +160,7 @@ class _Program:
             settings.secret,
             {
                 **PeerEndpoints(node).handlers(),
-                **InternalEndpoints(queues).handlers(),
+                **internal.handlers(),
                 **Reception(public, node).handlers(),
             },
             node_name=settings.name,
@@ -178,7 +179,7 @@ class _Program:
         try:
             runtime = Runtime(
                 storage,
-                lambda url: Target(url, settings.secret, settings.name),
+                client.target,
                 options=ReplicaOptions(
                     voters=settings.voters,
                     virtual_nodes=settings.virtual_nodes,

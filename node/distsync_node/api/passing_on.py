@@ -28,7 +28,7 @@ from distsync_node.api.routes import Handler
 from distsync_node.cache.service import CacheService
 from distsync_node.cluster.ring_view import RingView
 from distsync_node.errors import OutcomeUnknown, Unavailable
-from distsync_node.peers.client import PeerClient, PeerUnreachable
+from distsync_node.peers.client import PeerClient
 from distsync_node.peers.endpoints import Handler as PeerHandler
 from distsync_node.peers.endpoints import (
     Receive,
@@ -38,6 +38,7 @@ from distsync_node.peers.endpoints import (
     refuse,
     respond,
 )
+from distsync_node.peers.outbound import PeerUnreachable
 from distsync_node.raft.types import Member, MemberId
 
 PATH: Final = "/cache/internal_call"

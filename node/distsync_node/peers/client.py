@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import aiohttp
 
 from distsync_node.peers import keepalive
+from distsync_node.peers.outbound import PeerUnreachable, Target
+from distsync_node.peers.sharing import ReplyT, SharedRequests
 from distsync_node.peers.wire import ATTEMPT_HEADER, SENDER_HEADER
 
 CONNECT_SECONDS = 1.0
@@ -21,18 +23,12 @@ def _probed_socket(address: aiohttp.AddrInfoType) -> socket.socket:
     return connection
 
 
-class PeerUnreachable(Exception):
-    """No answer. `sent` tells whether the peer may have acted on the request."""
-
-    def __init__(self, detail: str, *, sent: bool) -> None:
-        super().__init__(detail)
-        self.sent = sent
-
-
 class PeerClient:
     """POSTs msgpack to other nodes. DNS is asked at each new connection: pods change addresses."""
 
     def __init__(self, secret: str, sender: str) -> None:
+        self._secret = secret
+        self._sender = sender
         self._headers = {
             "Authorization": f"Bearer {secret}",
             "Content-Type": "application/msgpack",
@@ -54,6 +50,16 @@ class PeerClient:
     async def __aexit__(self, *_: object) -> None:
         if self._session is not None:
             await self._session.close()
+
+    def target(self, url: str) -> Target:
+        """Return where a node listens, for what goes below HTTP clients."""
+        return Target(url, self._secret, self._sender)
+
+    def shared(
+        self, path: str, decode: Callable[[bytes], Sequence[ReplyT]]
+    ) -> SharedRequests[ReplyT]:
+        """Return a way of calls to one node that share requests to `path`; see `sharing`."""
+        return SharedRequests(self.target, path, decode)
 
     async def post(
         self,

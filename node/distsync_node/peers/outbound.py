@@ -20,6 +20,15 @@ CONNECT_SECONDS = 1.0
 REQUEST_SECONDS = 3.0
 DEFAULT_PORT = 80
 
+
+class PeerUnreachable(Exception):
+    """No answer. `sent` tells whether the peer may have acted on the request."""
+
+    def __init__(self, detail: str, *, sent: bool) -> None:
+        super().__init__(detail)
+        self.sent = sent
+
+
 OnDone = Callable[["Connection", bytes | None], None]
 
 

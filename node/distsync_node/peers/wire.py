@@ -77,13 +77,13 @@ class CallRequest(msgspec.Struct, frozen=True, array_like=True, gc=False):
     call: Call
 
 
-class CommandsRequest(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """Run lock commands that do not wait; the answer has a CallReply for each, in their order."""
+class CommandRequest(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Run a lock command that does not wait. Many share a request to COMMANDS_PATH."""
 
     cluster_id: str
     sender: MemberId
     to: MemberId
-    commands: tuple[LockCommand, ...]
+    command: LockCommand
 
 
 class OutcomeReply(_Struct, frozen=True):
@@ -130,6 +130,6 @@ encode = msgspec.msgpack.Encoder().encode
 decode_envelope = msgspec.msgpack.Decoder(Envelope).decode
 decode_answer = msgspec.msgpack.Decoder(Answer).decode
 decode_call = msgspec.msgpack.Decoder(CallRequest).decode
-decode_commands = msgspec.msgpack.Decoder(CommandsRequest).decode
+decode_commands = msgspec.msgpack.Decoder(tuple[CommandRequest, ...]).decode
 decode_reply: msgspec.msgpack.Decoder[CallReply] = msgspec.msgpack.Decoder(CallReply)
 decode_replies = msgspec.msgpack.Decoder(tuple[CallReply, ...]).decode

@@ -19,6 +19,7 @@ from distsync_node.raft.types import MemberId
 PUSH_PATH = "/queue/internal_push"
 POP_PATH = "/queue/internal_pop"
 SIGNAL_PATH = "/queue/internal_signal"
+CALLS_PATH = "/queue/internal_calls"  # many that do not wait, in one request
 
 
 class _Struct(msgspec.Struct, frozen=True, array_like=True, tag=True, gc=False):
@@ -114,4 +115,6 @@ class Response(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 encode = msgspec.msgpack.Encoder().encode
 decode_request = msgspec.msgpack.Decoder(Request).decode
+decode_requests = msgspec.msgpack.Decoder(tuple[Request, ...]).decode
 decode_response = msgspec.msgpack.Decoder(Response).decode
+decode_responses = msgspec.msgpack.Decoder(tuple[Response, ...]).decode

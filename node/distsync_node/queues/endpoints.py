@@ -6,7 +6,8 @@ The shared secret was checked before. A caller that goes away cancels what waits
 from __future__ import annotations
 
 import asyncio
-from collections.abc import MutableMapping
+import logging
+from collections.abc import MutableMapping, Sequence
 from typing import Any
 
 import msgspec
@@ -20,14 +21,21 @@ from distsync_node.peers.endpoints import (
     refuse,
     respond,
 )
+from distsync_node.peers.inbound import Receiver, RespondBytes
 from distsync_node.queues.calls import (
+    CALLS_PATH,
     POP_PATH,
     PUSH_PATH,
     SIGNAL_PATH,
+    Request,
+    Response,
     decode_request,
+    decode_requests,
     encode,
 )
 from distsync_node.queues.service import QueueService
+
+logger = logging.getLogger(__name__)
 
 OK = 200
 
@@ -37,6 +45,30 @@ class InternalEndpoints:
 
     def __init__(self, queues: QueueService) -> None:
         self._queues = queues
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def receivers(self) -> dict[str, Receiver]:
+        """Return what takes requests below ASGI, by path."""
+        return {CALLS_PATH: self._receive}
+
+    def _receive(self, body: bytes, respond: RespondBytes) -> None:
+        task = asyncio.create_task(self._answer_all(decode_requests(body), respond))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _answer_all(self, requests: Sequence[Request], respond: RespondBytes) -> None:
+        """Answer calls of one caller when the last of them is done."""
+        answers = await asyncio.gather(*map(self._queues.answer, requests), return_exceptions=True)
+        responses: list[Response] = []
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                logger.error("a call of another node failed", exc_info=answer)
+                respond(encode(()))  # which says nothing of any of them
+                return
+            responses.append(answer)
+        if not respond(encode(responses)):
+            for request, response in zip(requests, responses, strict=True):
+                self._queues.unanswered(request.call, response.reply)
 
     def handlers(self) -> dict[str, Handler]:
         """Return path -> ASGI handler."""

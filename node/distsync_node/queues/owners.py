@@ -24,8 +24,11 @@ import msgspec
 from distsync_node.cluster.ring_state import Epoch, RingState
 from distsync_node.cluster.ring_view import RingView
 from distsync_node.errors import RedisUnavailable, error_of_code
-from distsync_node.peers.client import PeerClient, PeerUnreachable
+from distsync_node.peers.client import PeerClient
+from distsync_node.peers.outbound import PeerUnreachable
+from distsync_node.peers.sharing import SharedRequests
 from distsync_node.queues.calls import (
+    CALLS_PATH,
     POP_PATH,
     PUSH_PATH,
     SIGNAL_PATH,
@@ -39,9 +42,11 @@ from distsync_node.queues.calls import (
     Refused,
     Reply,
     Request,
+    Response,
     SignalCall,
     Signalled,
     decode_response,
+    decode_responses,
     encode,
 )
 from distsync_node.raft.types import Member, MemberId
@@ -105,7 +110,8 @@ class Owners:
         self._client = client
         self.on_return: Callable[[], None] = lambda: None
         self._avoided: dict[MemberId, asyncio.Task[None]] = {}
-        self._waiting: dict[asyncio.Future[bytes], tuple[MemberId, str]] = {}
+        self._shared: dict[MemberId, SharedRequests[Response]] = {}
+        self._waiting: dict[asyncio.Future[Response], tuple[MemberId, str]] = {}
         self._signals: dict[MemberId, SignalCall] = {}
         self._signalling: dict[MemberId, asyncio.Task[None]] = {}
         self._watching: dict[MemberId, asyncio.Task[None]] = {}
@@ -150,6 +156,7 @@ class Owners:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*(shared.close() for shared in self._shared.values()))
 
     # --- Calls --------------------------------------------------------------------------------
 
@@ -229,11 +236,8 @@ class Owners:
         self, member: Member, call: Call, queue: str, timeout_ms: int, ring: RingState | None
     ) -> Reply | NoAnswer:
         body = encode(Request(self.places.cluster_id, member.id, self.epoch, ring, call))
-        request = asyncio.ensure_future(
-            self._client.post(
-                member.peer_url + _PATHS[type(call)], body, timeout_seconds=timeout_ms / 1_000
-            )
-        )
+        way = self._share if _is_answered_at_once(call) else self._send
+        request = asyncio.ensure_future(way(member, call, body, timeout_ms / 1_000))
         self._waiting[request] = (member.id, queue)
         try:
             await asyncio.wait((request,))
@@ -244,7 +248,7 @@ class Owners:
         if request.cancelled():
             return NoAnswer.MAYBE_DONE
         try:
-            response = decode_response(request.result())
+            response = request.result()
         except PeerUnreachable as error:
             self._avoid(member, str(error))
             return NoAnswer.MAYBE_DONE if error.sent else NoAnswer.NOT_DONE
@@ -254,6 +258,18 @@ class Owners:
         if response.ring is not None:
             self.places.adopt_ring(response.ring)
         return response.reply
+
+    async def _send(self, member: Member, call: Call, body: bytes, seconds: float) -> Response:
+        url = member.peer_url + _PATHS[type(call)]
+        return decode_response(await self._client.post(url, body, timeout_seconds=seconds))
+
+    async def _share(self, member: Member, _: Call, body: bytes, seconds: float) -> Response:
+        shared = self._shared.get(member.id)
+        if shared is None:
+            shared = self._client.shared(CALLS_PATH, decode_responses)
+            self._shared[member.id] = shared
+        shared.address(member.peer_url)
+        return await shared.call(body, seconds)
 
     def _avoid(self, member: Member, why: str) -> None:
         if member.id not in self._avoided:
@@ -277,3 +293,10 @@ class Owners:
 
     def _is_in_ring(self, member: Member) -> bool:
         return any(server.member == member.id for server in self.places.ring().state.servers)
+
+
+def _is_answered_at_once(call: Call) -> bool:
+    """Whether nothing is waited for but Redis: a fence may have to be looked up."""
+    if isinstance(call, PushCall):
+        return not call.lock
+    return isinstance(call, PopCall) and not call.wait_ms

@@ -6,7 +6,8 @@ A call is answered here or refused; it is never passed on, so none can loop.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import assert_never
 
 from distsync_node.peers.inbound import RespondBytes
@@ -15,7 +16,7 @@ from distsync_node.peers.wire import (
     CallReply,
     CallRequest,
     CommandCall,
-    CommandsRequest,
+    CommandRequest,
     ConfigurationReply,
     IdentityCall,
     IdentityReply,
@@ -56,12 +57,13 @@ async def answer(
     call = request.call
     if isinstance(call, IdentityCall):
         return _identity(name, replica)
-    if request.to != replica.member_id:
-        return RejectedReply(RejectReason.NOT_LISTED, None)
     if isinstance(call, BootstrapCall):
+        if request.to != replica.member_id:
+            return RejectedReply(RejectReason.NOT_LISTED, None)
         return await bootstrap(runtime, call)
-    if request.cluster_id != replica.cluster_id or _is_removed(request.sender, replica):
-        return RejectedReply(RejectReason.NOT_LEADER, None)
+    refusal = _refusal(request, replica)
+    if refusal is not None:
+        return refusal
     match call:
         case CommandCall(command=command):
             final = await runtime.run(command, on_parked=on_parked)
@@ -79,31 +81,39 @@ async def answer(
     return _reply(final, replica)
 
 
-def answer_commands(runtime: Runtime, request: CommandsRequest, respond: RespondBytes) -> None:
+def answer_commands(
+    runtime: Runtime, requests: Sequence[CommandRequest], respond: RespondBytes
+) -> None:
     """Run another node's commands and answer when the last of them has an outcome."""
     replica = runtime.replica
-    refusal = None
-    if request.to != replica.member_id:
-        refusal = RejectedReply(RejectReason.NOT_LISTED, None)
-    elif request.cluster_id != replica.cluster_id or _is_removed(request.sender, replica):
-        refusal = RejectedReply(RejectReason.NOT_LEADER, None)
-    if refusal is not None:
-        respond(encode((refusal,) * len(request.commands)))
-        return
-    deadline_ms = boottime_ms() + COMMANDS_PATIENCE_MS
-    futures = runtime.run_all(request.commands, deadline_ms=deadline_ms)
+    replies: list[CallReply | None] = [_refusal(request, replica) for request in requests]
+    taken = [place for place, refusal in enumerate(replies) if refusal is None]
+    futures = runtime.run_all(
+        [requests[place].command for place in taken],
+        deadline_ms=boottime_ms() + COMMANDS_PATIENCE_MS,
+    )
     left = len(futures)
 
-    def one_is_done(_: asyncio.Future[Final]) -> None:
+    def answer_one(place: int, future: asyncio.Future[Final]) -> None:
         nonlocal left
+        replies[place] = _reply(future.result(), replica)
         left -= 1
         if not left:
-            respond(encode(tuple(_reply(future.result(), replica) for future in futures)))
+            respond(encode(replies))
 
-    for future in futures:
-        future.add_done_callback(one_is_done)
+    for place, future in zip(taken, futures, strict=True):
+        future.add_done_callback(partial(answer_one, place))
     if not futures:
-        respond(encode(()))
+        respond(encode(replies))
+
+
+def _refusal(request: CommandRequest | CallRequest, replica: Replica) -> RejectedReply | None:
+    """Return why a request is not for this member, or None."""
+    if request.to != replica.member_id:
+        return RejectedReply(RejectReason.NOT_LISTED, None)
+    if request.cluster_id != replica.cluster_id or _is_removed(request.sender, replica):
+        return RejectedReply(RejectReason.NOT_LEADER, None)
+    return None
 
 
 def _reply(final: Final, replica: Replica) -> CallReply:

@@ -17,7 +17,8 @@ from distsync_node.cluster.formation import (
     decide,
 )
 from distsync_node.errors import DistSyncError
-from distsync_node.peers.client import PeerClient, PeerUnreachable
+from distsync_node.peers.client import PeerClient
+from distsync_node.peers.outbound import PeerUnreachable
 from distsync_node.peers.wire import (
     CALL_PATH,
     BootstrapCall,

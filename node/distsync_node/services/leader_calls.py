@@ -23,20 +23,24 @@ from distsync_node.errors import (
     Uninitialised,
 )
 from distsync_node.locks.commands import Acquire, LockCommand, Upgrade
-from distsync_node.peers.client import PeerClient, PeerUnreachable
+from distsync_node.peers.client import PeerClient
+from distsync_node.peers.outbound import PeerUnreachable
+from distsync_node.peers.sharing import SharedRequests
 from distsync_node.peers.wire import (
     COMMAND_PATH,
+    COMMANDS_PATH,
     Call,
     CallReply,
     CallRequest,
     CommandCall,
     RejectedReply,
+    decode_replies,
     decode_reply,
     encode,
 )
 from distsync_node.raft.types import MemberId
 from distsync_node.replica.types import RejectReason
-from distsync_node.services.forwarding import Forwarding, Unanswered
+from distsync_node.services.forwarding import Forwarding
 from distsync_node.services.runtime import Runtime, boottime_ms
 
 logger = logging.getLogger(__name__)
@@ -94,18 +98,25 @@ class LeaderCalls:
 
     def __init__(self, client: PeerClient) -> None:
         self._client = client
+        self._shared: SharedRequests[CallReply] | None = None
         self._forwarding: Forwarding | None = None
         self.are_over = False
 
     def attach(self, runtime: Runtime) -> None:
         """The data directory is open."""
-        self._forwarding = Forwarding(runtime)
+        self._shared = self._client.shared(COMMANDS_PATH, decode_replies)
+        self._forwarding = Forwarding(runtime, self._shared)
 
     def end(self) -> None:
         """Wait for nothing any more: this node stops."""
         self.are_over = True
         if self._forwarding is not None:
-            self._forwarding.close()
+            self._forwarding.end()
+
+    async def close(self) -> None:
+        """End what is in flight."""
+        if self._shared is not None:
+            await self._shared.close()
 
     def check_go_on(self) -> None:
         """Raise ShuttingDown if this node stops."""
@@ -126,11 +137,11 @@ class LeaderCalls:
             return await self.ask(
                 runtime, leader, CommandCall(command), COMMAND_PATH, deadline_ms, attempts
             )
-        reply = await self._forwarding.run(leader, command, deadline_ms)
-        if isinstance(reply, Unanswered):
-            attempts.may_be_proposed |= reply.sent
+        try:
+            return _as_asked(await self._forwarding.run(leader, command, deadline_ms))
+        except PeerUnreachable as error:
+            attempts.may_be_proposed |= error.sent
             return None
-        return _as_asked(reply)
 
     async def ask(
         self,

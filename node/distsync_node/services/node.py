@@ -100,6 +100,7 @@ class NodeService:
             self._leaving.cancel()
             await asyncio.gather(self._leaving, return_exceptions=True)
         await self._commands.close()
+        await self._calls.close()
 
     # --- Commands -------------------------------------------------------------------------------
 
@@ -126,11 +127,11 @@ class NodeService:
         return {**receive_envelopes(self.receive), COMMANDS_PATH: self._receive_commands}
 
     def _receive_commands(self, body: bytes, respond: RespondBytes) -> None:
-        request = decode_commands(body)
+        requests = decode_commands(body)
         if self._calls.are_over:
-            respond(encode((RejectedReply(RejectReason.NOT_LEADER, None),) * len(request.commands)))
+            respond(encode((RejectedReply(RejectReason.NOT_LEADER, None),) * len(requests)))
         else:
-            answer_commands(self.runtime, request, respond)
+            answer_commands(self.runtime, requests, respond)
 
     # --- Reads ----------------------------------------------------------------------------------
 

@@ -15,7 +15,8 @@ from distsync_node.cache.service import CacheService
 from distsync_node.cluster.ring_state import Epoch, Incarnation, RingState, Server
 from distsync_node.cluster.ring_view import RingView
 from distsync_node.errors import OutcomeUnknown, Unavailable
-from distsync_node.peers.client import PeerClient, PeerUnreachable
+from distsync_node.peers.client import PeerClient
+from distsync_node.peers.outbound import PeerUnreachable
 from distsync_node.raft.types import Member, MemberId
 
 NOT_REACHED = PeerUnreachable("no connection", sent=False)

@@ -9,7 +9,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 
 from distsync_node.peers import keepalive
-from distsync_node.peers.client import PeerClient, PeerUnreachable
+from distsync_node.peers.client import PeerClient
+from distsync_node.peers.outbound import PeerUnreachable
 from distsync_node.peers.wire import ATTEMPT_HEADER
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]

@@ -26,15 +26,23 @@ from distsync_node.errors import (
     RedisFull,
     RedisUnavailable,
 )
-from distsync_node.peers.client import PeerClient, PeerUnreachable
+from distsync_node.peers.client import PeerClient
+from distsync_node.peers.outbound import PeerUnreachable
 from distsync_node.queues.calls import (
+    POP_PATH,
+    PUSH_PATH,
+    Call,
+    NotOwner,
     PopCall,
     Popped,
+    PushCall,
+    Pushed,
     Refused,
     Request,
     Response,
     SignalCall,
     decode_request,
+    decode_responses,
     encode,
 )
 from distsync_node.queues.endpoints import InternalEndpoints
@@ -119,6 +127,31 @@ class Wire(PeerClient):
             await asyncio.sleep(self.mute_s)
             raise PeerUnreachable("connection lost", sent=True)
         return reply
+
+    def shared(self, path: str, decode: Any) -> Any:
+        return OneByOne(self, path, decode)
+
+
+class OneByOne:
+    """Carries calls that may share a request, each on its own; `decode` reads many answers."""
+
+    def __init__(self, wire: Wire, path: str, decode: Any) -> None:
+        self._wire = wire
+        self._path = path
+        self._decode = decode
+        self._url = ""
+
+    def address(self, url: str) -> None:
+        self._url = url
+
+    async def call(self, call: bytes, timeout_seconds: float) -> Response:
+        path = self._url + {PushCall: PUSH_PATH, PopCall: POP_PATH}[type(decode_request(call).call)]
+        reply = await self._wire.post(path, call, timeout_seconds=timeout_seconds)
+        (response,) = self._decode(b"\x91" + reply)
+        return response
+
+    async def close(self) -> None:
+        pass
 
 
 class Trio:
@@ -472,6 +505,73 @@ async def test_what_was_claimed_when_the_caller_went_is_given_back_not_sent(
     assert not any(sent)
     if not sent:
         assert await bodies(trio.pop("n3", queue, 10_000, "another")) == [b"x"]
+
+
+async def test_calls_that_share_a_request_are_answered_in_their_order(trio: Trio) -> None:
+    queue = trio.queue_of("n2")
+    ring, to = trio.ring.epoch, MemberId("id-n2")
+
+    def asked(call: Call, to: MemberId = to) -> Request:
+        return Request("c", to, ring, None, call)
+
+    push = PushCall(queue, (NewMessage(body=b"x"),), "p", "", 0)
+    pop = PopCall(queue, 1, 0, 60_000, "r", "attempt")
+    answers: list[bytes] = []
+
+    def respond(body: bytes) -> bool:
+        answers.append(body)
+        return True
+
+    (receive,) = InternalEndpoints(trio.wire.nodes["n2"]).receivers().values()
+    for calls in ((asked(push), asked(push, MemberId("id-n3"))), (asked(pop),)):
+        receive(encode(calls), respond)
+        async with asyncio.timeout(5):
+            while len(answers) < len(calls) % 2 + 1:
+                await asyncio.sleep(0.001)
+    pushed, not_taken, popped = (one.reply for body in answers for one in decode_responses(body))
+    assert isinstance(pushed, Pushed)
+    assert isinstance(not_taken, NotOwner)
+    assert isinstance(popped, Popped)
+    assert [message.body for message in popped.messages] == [b"x"]
+
+
+async def test_what_was_claimed_for_a_shared_request_nobody_waits_for_is_given_back(
+    trio: Trio,
+) -> None:
+    queue = trio.queue_of("n2")
+    await trio.push("n2", queue)
+    pop = PopCall(queue, 1, 0, 60_000, "r", "attempt")
+    request = Request("c", MemberId("id-n2"), trio.ring.epoch, None, pop)
+    (receive,) = InternalEndpoints(trio.wire.nodes["n2"]).receivers().values()
+    answered = asyncio.Event()
+
+    def respond(_: bytes) -> bool:
+        answered.set()
+        return False  # the connection is gone
+
+    receive(encode((request,)), respond)
+    await answered.wait()
+    async with asyncio.timeout(5):
+        (message,) = (await trio.pop("n2", queue, 5_000, "another")).messages
+    assert message.deliveries == 1
+
+
+async def test_a_call_that_fails_unforeseen_leaves_all_of_its_request_in_doubt(trio: Trio) -> None:
+    async def fail(*_: object, **__: object) -> Any:
+        raise RuntimeError("a bug")
+
+    trio.wire.nodes["n2"].store.pop = fail  # type: ignore[method-assign]
+    pop = PopCall(trio.queue_of("n2"), 1, 0, 60_000, "r", "attempt")
+    request = Request("c", MemberId("id-n2"), trio.ring.epoch, None, pop)
+    (receive,) = InternalEndpoints(trio.wire.nodes["n2"]).receivers().values()
+    said: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+    def respond(body: bytes) -> bool:
+        said.set_result(body)
+        return True
+
+    receive(encode((request, request)), respond)
+    assert decode_responses(await asyncio.wait_for(said, 5)) == ()
 
 
 async def test_a_claim_that_comes_after_it_was_given_back_is_given_back_again(trio: Trio) -> None:

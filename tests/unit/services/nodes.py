@@ -29,7 +29,6 @@ from distsync_node.locks.commands import (
 from distsync_node.peers.client import PeerClient
 from distsync_node.peers.endpoints import PeerEndpoints
 from distsync_node.peers.inbound import Receiver, message_protocol
-from distsync_node.peers.outbound import Target
 from distsync_node.raft.types import (
     LogIndex,
     Member,
@@ -87,7 +86,7 @@ class TestNode:
         await self.client.__aenter__()
         self.runtime = Runtime(
             self.storage,
-            lambda url: Target(url, SECRET, self.name),
+            self.client.target,
             options=self.options,
             raft_options=self.raft_options,
             on_stop=self.stopped_because.append,

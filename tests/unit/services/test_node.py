@@ -16,14 +16,14 @@ from distsync_node.errors import (
     ShuttingDown,
 )
 from distsync_node.locks.commands import Done, Granted, Refused
-from distsync_node.peers.client import PeerUnreachable
 from distsync_node.peers.inbound import RespondBytes
-from distsync_node.peers.outbound import Connection, OnDone, Target
+from distsync_node.peers.outbound import Connection, OnDone, PeerUnreachable, Target
+from distsync_node.peers.sharing import SharedRequests
 from distsync_node.peers.wire import (
     COMMANDS_PATH,
     CallRequest,
     CommandCall,
-    CommandsRequest,
+    CommandRequest,
     OutcomeReply,
     ReadIndexCall,
     RejectedReply,
@@ -94,7 +94,7 @@ class Spoken:
 
     def post(self, body: bytes, path: str) -> None:
         assert path == COMMANDS_PATH
-        count = len(decode_commands(body).commands)
+        count = len(decode_commands(body))
         answer = self._mouth.next()
         said = None
         if not isinstance(answer, Exception):
@@ -109,7 +109,10 @@ def put_into_the_mouth_of_the_leader(node: TestNode, *answers: bytes | Exception
     mouth = Mouth(*answers)
     calls = node.service._calls
     calls._client = mouth  # type: ignore[assignment]
-    calls._forwarding = Forwarding(node.runtime, connect=mouth.connect)
+    shared = SharedRequests(
+        node.client.target, COMMANDS_PATH, decode_replies, connect=mouth.connect
+    )
+    calls._forwarding = Forwarding(node.runtime, shared)
     return mouth
 
 
@@ -359,7 +362,7 @@ async def test_commands_that_do_not_wait_share_requests_and_each_has_its_own_out
     receive = leader.service._receive_commands
 
     def count(body: bytes, respond: RespondBytes) -> None:
-        requests.append(len(decode_commands(body).commands))
+        requests.append(len(decode_commands(body)))
         receive(body, respond)
 
     leader.receivers[COMMANDS_PATH] = count
@@ -403,11 +406,16 @@ async def test_commands_for_another_member_or_cluster_or_of_a_removed_one_change
         ("another", caller, here),
         ("k", removed, here),
     ):
-        request = CommandsRequest(cluster_id, sender, to, (acquire("a", "o"), acquire("b", "o")))
-        leader.service._receive_commands(encode(request), respond)
-    assert len(answers) == 3
-    assert all(isinstance(one, RejectedReply) for body in answers for one in decode_replies(body))
-    await leader.service.read_barrier(timeout_ms=TIMEOUT_MS)
+        wrong = CommandRequest(cluster_id, sender, to, acquire("a", "o"))
+        right = CommandRequest("k", caller, here, acquire(f"{len(answers)}", "o"))
+        leader.service._receive_commands(encode((wrong, right)), respond)
+        await eventually(lambda: len(answers) % 2, "an answer")
+        refused, granted = decode_replies(answers[-1])
+        assert isinstance(refused, RejectedReply)
+        assert isinstance(granted, OutcomeReply)
+        leader.service._receive_commands(encode((wrong,)), respond)  # none is for this member
+        (refused,) = decode_replies(answers[-1])
+        assert isinstance(refused, RejectedReply)
     assert leader.service.machine.lock_view("a") is None
 
 
