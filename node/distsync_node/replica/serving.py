@@ -104,10 +104,15 @@ class Serving:
     # --- The leader ---------------------------------------------------------------------------
 
     def lead(self, now_ms: int) -> None:
-        """This member's no-op is applied: start an empty table."""
+        """This member's no-op is applied: start an empty table.
+
+        Heartbeats that came before were not answered. The first to enter is this member: the others
+        follow at once, since they send a heartbeat whenever the ring has changed.
+        """
         self._table = LeaseTable(
             self._options, self.ring, now_ms, virtual_nodes=self._virtual_nodes
         )
+        self._holder.soon(now_ms)
 
     def resign(self) -> None:
         """Grant nothing any more."""

@@ -779,6 +779,17 @@ def test_every_member_enters_the_ring_and_holds_a_lease() -> None:
     assert max(epochs) == pump.leader.ring.epoch == 3
 
 
+def test_the_ring_is_full_a_moment_after_the_first_leader_may_propose() -> None:
+    pump = Pump()
+    for member in pump.members:
+        event = Bootstrap(now_ms=pump.now_ms, ref=1, cluster_id="k", members=pump.members)
+        pump.step(member.id, event)
+    while not any(replica.is_ready_leader for replica in pump.replicas.values()):
+        pump.run(1)
+    pump.run(2 * pump.raft_options.heartbeat_ms)  # by which others hear of what is committed
+    assert serving(pump) == ["n1", "n2", "n3"]
+
+
 def test_a_dead_node_leaves_the_ring_after_its_lease_and_returns_as_it_is_heard() -> None:
     pump = Pump()
     leader = pump.form()
