@@ -106,14 +106,18 @@ class GrantedLease:
 class GrantedLeases:
     """All leases that this home has granted."""
 
-    __slots__ = ("_last_number", "_options", "by_holder", "latest_end_ms", "made_by")
+    __slots__ = ("_last_number", "_options", "by_holder", "made_by")
 
     def __init__(self, options: CacheOptions) -> None:
         self._options = options
         self._last_number = 0
         self.by_holder: dict[PeerId, GrantedLease] = {}
         self.made_by: dict[PeerId, int] = {}  # of the last lease of each holder, ended or not
-        self.latest_end_ms = 0  # of all leases ever granted
+
+    @property
+    def lines_end_ms(self) -> int:
+        """When the last of those leases ends under which a line may be held; 0: there is none."""
+        return max((one.ends_ms for one in self.by_holder.values() if one.keys), default=0)
 
     def find(self, holder: PeerId, number: int) -> GrantedLease | None:
         """Return the holder's lease if it is the one of that number."""
@@ -131,11 +135,8 @@ class GrantedLeases:
         )
         self.made_by[holder] = made_by
         self.by_holder[holder] = lease
-        self.latest_end_ms = max(self.latest_end_ms, lease.ends_ms)
         return lease
 
     def renew(self, lease: GrantedLease, now_ms: int) -> int:
         """Return for how long an answer sent now renews it."""
-        lease_ms = lease.renew(self._options, now_ms)
-        self.latest_end_ms = max(self.latest_end_ms, lease.ends_ms)
-        return lease_ms
+        return lease.renew(self._options, now_ms)

@@ -9,7 +9,8 @@ Taking over: a home serves a key that was not its own under the epoch before onl
   under an older one any more, and
 - those who are not in the new ring have certainly no lease: the ring says so, or a node lease's
   time has passed since the ring was adopted here, and
-- when this node does not know all rings in between, the copy leases that it granted have ended.
+- when this node does not know all rings in between, the copy leases have ended that it granted and
+  under which a line was held: whose home it stayed keeps those lines.
 
 `basis` is what needs no waiting: the rings adopted one after the other, without a gap, since the
 last takeover that was completed. A key that this node owns in all of them has had no other home.
@@ -55,7 +56,7 @@ class Handover:
         self._basis: list[Ownership] = []
         self._is_complete = False
         self._left_until_ms = 0
-        self._leases_until_ms = 0
+        self._lines_until_ms = 0
         self._parts: dict[PeerId, set[int]] = {}
         self._reported: set[PeerId] = set()
         self._unanswered: dict[PeerId, dict[int, Report]] = {}
@@ -76,8 +77,11 @@ class Handover:
         """Whether this node serves all its part of the ring."""
         return self._is_complete
 
-    def adopt(self, *, continuous: bool, copy_leases_end_ms: int) -> None:
-        """A new ring, the context's, was adopted."""
+    def adopt(self, *, continuous: bool, lines_end_ms: int) -> None:
+        """A new ring, the context's, was adopted.
+
+        By `lines_end_ms` all lines have ended that others hold of this home under the ring before.
+        """
         context = self._context
         ownership = Ownership(context.ring.state)
         self._basis = [*self._basis, ownership] if continuous and self._basis else []
@@ -88,7 +92,7 @@ class Handover:
         if not context.left_have_ended:
             self._left_until_ms = context.now_ms + self._options.node_lease_granted_ms
         if not continuous:  # and the next ring, should it follow without a gap, changes nothing
-            self._leases_until_ms = copy_leases_end_ms
+            self._lines_until_ms = max(self._lines_until_ms, lines_end_ms)
         self._report()
 
     def left_have_ended(self) -> None:
@@ -102,7 +106,7 @@ class Handover:
             self._is_complete
             or context.me not in context.peers
             or not self._reported >= context.peers
-            or context.now_ms < max(self._left_until_ms, self._leases_until_ms)
+            or context.now_ms < max(self._left_until_ms, self._lines_until_ms)
         ):
             return False
         self._is_complete = True
@@ -208,6 +212,6 @@ class Handover:
         """Return when something is due next."""
         times = [self.timers.next_ms()]
         if not self._is_complete:
-            waits_ms = max(self._left_until_ms, self._leases_until_ms)
+            waits_ms = max(self._left_until_ms, self._lines_until_ms)
             times.append(waits_ms if waits_ms > self._context.now_ms else None)
         return min((at_ms for at_ms in times if at_ms is not None), default=None)

@@ -752,6 +752,9 @@ class Lines:
             self.leases[peer] = HeldLease(home=peer)
             self.left.pop(peer, None)  # it is back, and has forgotten
             self.timers.set(("renew", peer), self._now)
+        if not continuous and self._context.me in peers:
+            # This home has forgotten the leases that it granted. Others hear so when they renew.
+            self.timers.set(("renew", self._context.me), self._now)
         for line in [line for _, line in self.lru.items()]:
             home = self._context.home_of(line.key)
             is_heard = line.ask is None or self._is_heard(line.ask)

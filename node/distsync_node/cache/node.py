@@ -96,6 +96,12 @@ class CacheNode:
         return self.handover.is_complete and self.home.is_mirrored
 
     @property
+    def is_at_work(self) -> bool:
+        """Whether no call waits here for the ring: this home has taken over all its keys, and every
+        process of the ring has a copy lease of it."""
+        return self.handover.is_complete and self.context.peers <= self.home.leases.by_holder.keys()
+
+    @property
     def unwritten_bytes(self) -> int:
         """How much is here that Redis has not."""
         return self.lines.dirty_bytes + self.home.dirty_bytes + self.kept.bytes
@@ -226,11 +232,10 @@ class CacheNode:
         context.adopt(state)
         context.left_have_ended = left_have_ended
         continuous = consecutive and was_in and context.me in context.peers
+        lines_end_ms = self.home.leases.lines_end_ms
         self.home.give_up_moved(continuous=continuous)
         self.lines.adopt(continuous=continuous)
-        self.handover.adopt(
-            continuous=continuous, copy_leases_end_ms=self.home.leases.latest_end_ms
-        )
+        self.handover.adopt(continuous=continuous, lines_end_ms=lines_end_ms)
         self.home.go_on()
         for key, kept in list(self.kept.items()):
             if context.home_of(key) == context.me:

@@ -551,6 +551,22 @@ def test_a_home_that_has_skipped_an_epoch_waits_for_the_copy_leases_it_granted()
     assert [cluster.read(name, key) for name in "abc"] == ["new"] * 3
 
 
+def test_a_home_that_has_skipped_an_epoch_serves_at_once_if_nobody_holds_a_line_of_it() -> None:
+    cluster = Cluster("abc")
+    cluster.after(100)
+    assert len(cluster.nodes["a"].home.leases.by_holder) == 3
+    cluster.change_ring("abc", tell="bc", run=False)
+    cluster.change_ring("abc", tell="abc")
+    assert cluster.nodes["a"].handover.is_complete
+    cluster.after(10)
+    key = cluster.key_at("a")
+    cluster.write("a", key, "new")
+    assert not cluster.nodes["a"].is_at_work
+    cluster.after(cluster.options.renew_ms)  # until others know that their leases are forgotten
+    assert cluster.nodes["a"].is_at_work
+    assert [cluster.read(name, key) for name in "abc"] == ["new"] * 3
+
+
 def test_a_report_in_many_parts_counts_when_all_have_come() -> None:
     cluster = Cluster("abc", report_bytes=20)
     keys = [f"key-{number}" for number in range(30)]
