@@ -93,7 +93,10 @@ class Member(View, frozen=True, kw_only=True):
 
 
 class ClusterStatus(View, frozen=True, kw_only=True):
-    """The answering node's own view of itself and the cluster."""
+    """The answering node's own view of itself and the cluster.
+
+    `serving`: it serves its part of the ring of `ring_epoch`, which places queues and values.
+    """
 
     node: str
     member_id: str = ""
@@ -109,6 +112,8 @@ class ClusterStatus(View, frozen=True, kw_only=True):
     cluster_version: int = 0
     version: str = ""
     ready: bool = False
+    serving: bool = True  # what does not say so is taken to serve once it is ready
+    ring_epoch: int = 0
     disk_full: bool = False
     members: list[Member] = []
     locks: int = 0

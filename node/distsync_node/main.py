@@ -111,6 +111,7 @@ class _Program:
                 options=_cache_options(settings),
                 on_broken=lambda error: self._stopped_by_itself(str(error)),
             )
+            node.before_serving(cache.is_at_work)
             node.before_leaving(lambda: cache.drain(None))
             options = ApiOptions(access_log=settings.access_log)
             calls = CacheCalls(cache, options.command_timeout_ms)

@@ -119,6 +119,8 @@ class ClusterEndpoints:
                 cluster_version=status.cluster_version,
                 version=__version__,
                 ready=status.ready,
+                serving=status.serving,
+                ring_epoch=status.ring_epoch,
                 disk_full=status.disk_full,
                 members=members_of(status, configuration),
                 locks=counts.locks,

@@ -90,6 +90,8 @@ _STATUS = {
     "cluster_version": 1,
     "version": "0.1.0",
     "ready": True,
+    "serving": True,
+    "ring_epoch": 3,
     "disk_full": False,
     "members": [_MEMBER_VIEW],
     "locks": 12,

@@ -277,7 +277,12 @@ class MemberResponse(_Response, frozen=True):
 
 
 class StatusResponse(_Response, frozen=True):
-    """GET /cluster/status. Served from this node's own view, without asking others."""
+    """GET /cluster/status. Served from this node's own view, without asking others.
+
+    `ring_epoch` is of the newest ring that the node knows. `serving`: that ring names the node, as
+    the process that it is now; it has the lease of its part, has taken over what others kept of it,
+    and lets them work with it. When all members serve under one epoch, no call waits for the ring.
+    """
 
     node: str
     member_id: str
@@ -293,6 +298,8 @@ class StatusResponse(_Response, frozen=True):
     cluster_version: int
     version: str
     ready: bool
+    serving: bool
+    ring_epoch: int
     disk_full: bool
     members: list[MemberResponse]
     locks: int

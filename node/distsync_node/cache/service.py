@@ -315,6 +315,16 @@ class CacheService:
         node = self._node
         return node is None or self._leaves or node.context.me not in node.context.peers
 
+    def is_at_work(self, epoch: Epoch) -> bool:
+        """Whether no call waits here for the ring of that epoch: see `CacheNode.is_at_work`.
+
+        A node that has no cache has nothing to wait for.
+        """
+        if self._memory is None:
+            return True
+        node = self._node
+        return node is not None and node.context.epoch == epoch and node.is_at_work
+
     async def is_in(self, within_seconds: float) -> bool:
         """Wait until this node is in the ring, or so long; not if it leaves."""
         with contextlib.suppress(TimeoutError):

@@ -101,6 +101,10 @@ class Serving:
         """Return when this node's lease of the current epoch ends; 0 without one."""
         return self._holder.ends_ms(self.ring.epoch)
 
+    def serves(self, configuration: Configuration, now_ms: int) -> bool:
+        """Whether the ring names this very process, and it has the lease of its part."""
+        return self.server(configuration) in self.ring.servers and now_ms < self.lease_ends_ms()
+
     # --- The leader ---------------------------------------------------------------------------
 
     def lead(self, now_ms: int) -> None:

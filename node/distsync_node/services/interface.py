@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from distsync_node.cluster.ring_state import EMPTY_RING, Epoch
 from distsync_node.cluster.ring_view import RingView
 from distsync_node.locks.commands import LockCommand, Outcome
 from distsync_node.locks.machine import LockMachine
@@ -55,6 +56,8 @@ class NodeStatus:
     progress: dict[MemberId, PeerProgress]
     draining: bool = False
     leader_changes: int = 0  # times this node saw another leader since it started
+    ring_epoch: Epoch = EMPTY_RING.epoch  # of the newest ring known here
+    serving: bool = False  # this process serves its part of that ring
 
 
 class Node(Protocol):

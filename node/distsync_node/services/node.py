@@ -65,6 +65,7 @@ class NodeService:
         self._ring_watchers: list[Callable[[], None]] = []
         self._log_watchers: list[Callable[[RingState], None]] = []
         self._lease_watchers: list[Callable[[Epoch, int], None]] = []
+        self._before_serving: list[Callable[[Epoch], bool]] = []
         self._before_leaving: list[Callable[[], Awaitable[object]]] = []
         self._leaving: asyncio.Task[None] | None = None
         self._shared_read_index = Shared(self._ask_read_index)
@@ -226,7 +227,15 @@ class NodeService:
         """See `interface.Node.status`."""
         if self._runtime is None:
             return starting_status(self._name)
-        return status_of(self._name, self._runtime, draining=self.draining, now_ms=boottime_ms())
+        epoch = self._ring.epoch
+        return status_of(
+            self._name,
+            self._runtime,
+            ring_epoch=epoch,
+            is_at_work=all(callback(epoch) for callback in self._before_serving),
+            draining=self.draining,
+            now_ms=boottime_ms(),
+        )
 
     def ring(self) -> RingView:
         """See `interface.Node.ring`."""
@@ -288,6 +297,10 @@ class NodeService:
     def on_ring_change(self, callback: Callable[[], None]) -> None:
         """Have `callback` called whenever the ring known here is another."""
         self._ring_watchers.append(callback)
+
+    def before_serving(self, callback: Callable[[Epoch], bool]) -> None:
+        """Have this node say that it serves its part of an epoch's ring once `callback` is true."""
+        self._before_serving.append(callback)
 
     def before_leaving(self, callback: Callable[[], Awaitable[object]]) -> None:
         """Have `callback` end what needs the node lease before `drain` takes this node out."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from distsync_node.cluster.ring_state import Epoch
 from distsync_node.raft.core import RaftCore
 from distsync_node.raft.types import Configuration, LogIndex, MemberId, Role
 from distsync_node.services.interface import NodeStatus, PeerProgress
@@ -35,8 +36,19 @@ def starting_status(name: str) -> NodeStatus:
     )
 
 
-def status_of(name: str, runtime: Runtime, *, draining: bool, now_ms: int) -> NodeStatus:
-    """Return the status of a node that serves."""
+def status_of(
+    name: str,
+    runtime: Runtime,
+    *,
+    ring_epoch: Epoch,
+    is_at_work: bool,
+    draining: bool,
+    now_ms: int,
+) -> NodeStatus:
+    """Return the status of a node that has read its data directory.
+
+    `ring_epoch` is of the newest ring known here; `is_at_work`: no service waits for that ring.
+    """
     replica = runtime.replica
     raft = replica.raft
     configuration = replica.configuration
@@ -58,6 +70,13 @@ def status_of(name: str, runtime: Runtime, *, draining: bool, now_ms: int) -> No
         configuration=configuration,
         progress={} if raft is None else _progress(raft, now_ms),
         leader_changes=runtime.leader_changes,
+        ring_epoch=ring_epoch,
+        serving=(
+            replica.state == "member"
+            and not draining
+            and is_at_work
+            and _has_its_part(runtime, ring_epoch, now_ms)
+        ),
     )
 
 
@@ -71,6 +90,16 @@ def _is_back(runtime: Runtime, now_ms: int) -> bool:
     if participant is None:
         return False
     return runtime.leader_changes > 0 or now_ms - participant.since_ms >= LEADER_WAIT_MS
+
+
+def _has_its_part(runtime: Runtime, ring_epoch: Epoch, now_ms: int) -> bool:
+    """Whether this process has its part of the newest ring; the log may know an older one."""
+    participant = runtime.replica.participant
+    if participant is None:
+        return False
+    serving = participant.serving
+    is_newest = serving.ring.epoch == ring_epoch
+    return is_newest and serving.serves(participant.raft.configuration, now_ms)
 
 
 def _progress(raft: RaftCore, now_ms: int) -> dict[MemberId, PeerProgress]:

@@ -155,6 +155,8 @@ class LocalNode:
                 )
             },
             "leader_changes": 2,
+            "ring_epoch": self.ring().epoch,
+            "serving": True,
         }
         return NodeStatus(**{**fields, **self.changes})
 

@@ -32,6 +32,8 @@ async def test_status_has_roles_indexes_and_members(client: httpx.AsyncClient) -
         "cluster_version": 1,
         "version": __version__,
         "ready": True,
+        "serving": True,
+        "ring_epoch": 2,
         "disk_full": False,
         "locks": 1,
         "waiters": 0,
@@ -45,6 +47,15 @@ async def test_status_has_roles_indexes_and_members(client: httpx.AsyncClient) -
     assert members[1]["match_index"] == 1_200
     assert members[1]["last_contact_ms"] == 12
     assert members[2]["match_index"] is None
+
+
+async def test_status_says_whether_the_node_serves_its_part_of_which_ring(
+    client: httpx.AsyncClient, node: LocalNode
+) -> None:
+    for serving in (True, False):
+        node.changes = {"serving": serving, "ring_epoch": 5}
+        status = (await client.get("/cluster/status")).json()
+        assert (status["serving"], status["ring_epoch"]) == (serving, 5)
 
 
 async def test_status_answers_without_a_leader(client: httpx.AsyncClient, node: LocalNode) -> None:
