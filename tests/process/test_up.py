@@ -1,11 +1,15 @@
+import contextlib
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -47,6 +51,92 @@ def test_the_ready_line_comes_when_every_node_serves(start: Callable[..., Up]) -
     assert len(statuses[0]["members"]) == 3
     assert acquire(up.urls[0], "a") >= 1
     assert Path(ready["secret_file"]).stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])
+def test_when_it_is_ready_the_ring_is_whole_and_the_cache_answers_at_every_node(
+    start: Callable[..., Up], end: signal.Signals
+) -> None:
+    before: set[int] = set()
+    for fresh in (True, False, True):
+        up = start(fresh=fresh)
+        up.next_event("ready")
+        ring = ring_of_all(up)
+        assert {server["name"] for server in ring["servers"]} == set(up.names)
+        processes = {server["incarnation"] for server in ring["servers"]}
+        assert not processes & before, "the ring names a process that has ended"
+        use_the_cache(up.urls)
+        assert ring_of_all(up) == ring, "the ring has changed since"
+        before |= processes
+        up.stop(end)
+        up.close()
+
+
+def test_when_more_nodes_than_before_are_ready_the_ring_has_them_all(
+    start: Callable[..., Up],
+) -> None:
+    up = start(nodes=1, options=["--no-redis"])
+    up.next_event("ready")
+    assert [server["name"] for server in ring_of_all(up)["servers"]] == up.names
+    assert up.stop() == 0
+    up = start(nodes=5)
+    up.next_event("ready")
+    ring = ring_of_all(up)
+    assert [server["name"] for server in ring["servers"]] == up.names
+    use_the_cache(up.urls)
+    assert ring_of_all(up) == ring
+
+
+def test_nobody_waits_for_a_member_that_was_removed(start: Callable[..., Up]) -> None:
+    up = start()
+    up.next_event("ready")
+    administrator = [f"--secret-file={up.secret_file}", f"--url={up.url}"]
+    removed = distsync("member", "remove", "node-3", *administrator)
+    assert removed.returncode == 0, removed.stderr
+    assert up.stop() == 0
+    up = start()
+    up.next_event("ready")
+    rings = [get(f"{url}/cluster/ring") for url in up.urls[:2]]
+    assert rings[0] == rings[1]
+    assert [server["name"] for server in rings[0]["servers"]] == up.names[:2]
+    use_the_cache(up.urls[:2])
+
+
+def ring_of_all(up: Up) -> Any:
+    """Return the ring, which every node knows."""
+    first, *others = [get(f"{url}/cluster/ring") for url in up.urls]
+    assert all(other == first for other in others)
+    return first
+
+
+def use_the_cache(urls: Sequence[str]) -> None:
+    """Write at every node and read at every node; each answer comes at once, and is right.
+
+    The slow ones took 1.5 s, and a machine that is busy takes a part of a second for any.
+    """
+
+    def use(number: int) -> None:
+        with contextlib.ExitStack() as stack:
+            clients = [stack.enter_context(httpx.Client(base_url=url)) for url in urls]
+            for key in (f"at-{number}-{i}" for i in range(20)):
+                body = {"value": {"key": key}}
+                assert send(clients[number], "PUT", key, json=body).json()["key"] == key
+                for client in clients:
+                    assert send(client, "GET", key).json()["value"] == body["value"]
+                octets = {"content-type": "application/octet-stream"}
+                send(clients[number - 1], "PUT", f"{key}-raw", content=b"\0", headers=octets)
+                assert send(clients[number], "GET", f"{key}-raw").content == b"\0"
+
+    def send(client: httpx.Client, method: str, key: str, **request: Any) -> httpx.Response:
+        began = time.monotonic()
+        answer = client.request(method, f"/cache/{key}", **request)
+        assert answer.status_code == 200, f"{method} {key}: {answer.text}"
+        took = time.monotonic() - began
+        assert took < 1, f"{method} {key} took {took:.2f} s"
+        return answer
+
+    with ThreadPoolExecutor(len(urls)) as pool:
+        list(pool.map(use, range(len(urls))))
 
 
 def test_without_json_the_ready_line_names_the_urls(tmp_path: Path) -> None:
@@ -213,6 +303,37 @@ def test_other_ports_for_a_cluster_that_exists_are_refused(start: Callable[..., 
     assert ended.returncode == 2
     assert f"base port {up.base_port}" in ended.stderr
     assert ended.stderr.count("\n") == 1
+
+
+def test_a_cluster_that_is_not_ready_in_time_says_what_it_waits_for(
+    start: Callable[..., Up], tmp_path: Path
+) -> None:
+    up = start()
+    up.next_event("ready")
+    assert up.stop() == 0
+    for name in up.names[:2]:
+        (up.data_dir / name).rename(tmp_path / name)
+    ended = subprocess.run(
+        [sys.executable, "-c", IMPATIENT, "up", f"--data-dir={up.data_dir}"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr == (
+        "distsync: the cluster was not ready after 3 seconds: node-1 does not belong to the"
+        f" cluster yet (state: uninitialised); see the logs in {up.data_dir}\n"
+    )
+
+
+# `distsync` as it is, but for the two minutes.
+IMPATIENT = """
+from importlib import import_module
+import_module("distsync.command.up")._READY_DEADLINE_SECONDS = 3.0
+import_module("distsync.command").main()
+"""
 
 
 def test_a_node_that_cannot_start_ends_up_with_its_reason(

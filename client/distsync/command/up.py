@@ -11,7 +11,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,6 +26,7 @@ from distsync.command.failures import ExitCode, Failure
 from distsync.command.local_redis import NAME, LocalRedis, find_server, prepare
 from distsync.command.options import Options, output_option
 from distsync.command.output import emit, render_json
+from distsync.command.readiness import what_is_missing
 from distsync.command.supervisor import Ended, NodeSpec, Started, Supervisor, describe_exit
 from distsync.errors import OutcomeUnknown, Unavailable
 from distsync.models import ClusterStatus, Nothing
@@ -234,6 +235,7 @@ class _Up:
         self._redis = redis
         self._environment = environment
         self._options = options
+        self._missing = "no node has been started"
         self._ready = False
         self._stopped = False
 
@@ -293,16 +295,17 @@ class _Up:
             why = self._directory.last_words(name).removeprefix("distsync: ")
             return Failure(f"{name} cannot start: {why}", exit_code=ExitCode.USAGE, code="startup")
         return Failure(
-            f"the cluster was not ready after {_READY_DEADLINE_SECONDS:.0f} seconds; "
-            f"see the logs in {self._directory.path}"
+            f"the cluster was not ready after {_READY_DEADLINE_SECONDS:.0f} seconds: "
+            f"{self._missing}; see the logs in {self._directory.path}"
         )
 
     async def _form(self, caller: Caller) -> _Ready:
-        """Create the cluster if that may be done, then wait until all its members are ready."""
-        identities = {
-            spec.name: await _until_answered(functools.partial(_identity, caller, spec.peer_url))
-            for spec in self._specs
-        }
+        """Create the cluster if that may be done, then wait until all its members serve."""
+        identities = {}
+        for spec in self._specs:
+            self._missing = f"{spec.name} does not answer"
+            ask = functools.partial(_identity, caller, spec.peer_url)
+            identities[spec.name] = await _until_answered(ask)
         shape = self._directory.shape
         if shape is None:
             raise Failure(f"{self._directory.path} has lost its distsync-up.json")
@@ -311,29 +314,23 @@ class _Up:
             self._directory.save(msgspec.structs.replace(shape, genesis=creation.genesis))
             for spec in self._specs:
                 if spec.name in creation.names:
+                    self._missing = f"{spec.name} does not take the first configuration"
                     url = f"{spec.peer_url}/cluster/bootstrap"
                     body = creation.genesis
                     await _until_answered(functools.partial(caller.post, url, body, Nothing))
-        return await self._leader_known_to_all(caller)
+        return await self._all_serve(caller)
 
-    async def _leader_known_to_all(self, caller: Caller) -> _Ready:
+    async def _all_serve(self, caller: Caller) -> _Ready:
+        urls = [f"{spec.client_url}/cluster/status" for spec in self._specs]
         while True:
-            answers = await asyncio.gather(
-                *(
-                    caller.get(f"{spec.client_url}/cluster/status", ClusterStatus)
-                    for spec in self._specs
-                ),
-                return_exceptions=True,
-            )
-            statuses = [answer for answer in answers if isinstance(answer, ClusterStatus)]
-            leaders = {status.leader for status in statuses if status.state != "removed"}
-            if (
-                len(statuses) == len(self._specs)
-                and all(status.ready or status.state == "removed" for status in statuses)
-                and len(leaders) == 1
-                and (leader := leaders.pop()) is not None
-            ):
-                return _Ready(leader=leader, cluster_id=statuses[0].cluster_id)
+            calls = (caller.get(url, ClusterStatus) for url in urls)
+            answers = await asyncio.gather(*calls, return_exceptions=True)
+            statuses = [one if isinstance(one, ClusterStatus) else None for one in answers]
+            names = (spec.name for spec in self._specs)
+            missing = what_is_missing(dict(zip(names, statuses, strict=True)))
+            if missing is None:
+                return _ready(statuses)
+            self._missing = missing
             await asyncio.sleep(_POLL_SECONDS)
 
     def _announce(self, ready: _Ready, pid: Callable[[str], int | None]) -> None:
@@ -389,6 +386,11 @@ class _Up:
             f"starting it again in {event.pause_seconds:g}s",
             err=True,
         )
+
+
+def _ready(statuses: Iterable[ClusterStatus | None]) -> _Ready:
+    member = next(one for one in statuses if one is not None and one.state != "removed")
+    return _Ready(leader=member.leader or "", cluster_id=member.cluster_id)
 
 
 async def _identity(caller: Caller, peer_url: str) -> Identity:
