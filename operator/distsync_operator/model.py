@@ -138,6 +138,8 @@ class Node:
     members: tuple[Member, ...] = ()
     version: str = ""
     draining: bool = False
+    serving: bool = False  # its part of the ring of `ring_epoch`
+    ring_epoch: int = 0
 
     @property
     def is_empty(self) -> bool:

@@ -167,6 +167,8 @@ def _node(identity: Identity, status: ClusterStatus) -> Node:
         members=tuple(_member(member, status) for member in status.members),
         version=status.version,
         draining=identity.draining,
+        serving=status.serving,
+        ring_epoch=status.ring_epoch,
     )
 
 

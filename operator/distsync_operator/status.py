@@ -157,12 +157,13 @@ def _ready(situation: Situation, plan: Plan, trouble: Trouble | None) -> Conditi
     if redis_status != "True":
         return "False", "RedisNotReady", redis_message
     if len(well) < wanted:
-        return "False", "NodesNotReady", f"{len(well)} of {wanted} nodes are ready"
+        message = f"{len(well)} of {wanted} nodes are ready and serve their part of the ring"
+        return "False", "NodesNotReady", message
     if trouble is not None:
         return "False", trouble.reason, trouble.message
     if plan.operation is not None:
         return "False", plan.operation.type, f"{plan.operation.target}: {plan.operation.step}"
-    return "True", "Ready", f"all {wanted} nodes are ready"
+    return "True", "Ready", f"all {wanted} nodes are ready and serve their part of the ring"
 
 
 def _redis_ready(situation: Situation) -> Condition:

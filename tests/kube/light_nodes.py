@@ -64,6 +64,8 @@ class LightNode:
             "cluster_id": self.cluster_id,
             "version": "0.1.0",
             "ready": True,
+            "serving": bool(self.members),
+            "ring_epoch": 1 if self.members else 0,
             "members": [{**member, **known} for member in self.members],
         }
 

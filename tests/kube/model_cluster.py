@@ -64,6 +64,7 @@ class Machine:
     running: bool = False
     ready: bool = False
     heard: bool = False  # a leader, since it started
+    serving: bool = False  # its part of the ring
     draining: bool = False
     terminating: bool = False
 
@@ -92,6 +93,7 @@ class ModelCluster:
         self.disks: dict[int, Disk] = {}
         self.rafts: dict[str, Raft] = {}
         self.ring: set[str] = set()
+        self.ring_epoch = 0
         self.broken: set[str] = set()  # revisions whose pods never start
         self.log: list[str] = []
         self._numbers = itertools.count(1)
@@ -170,6 +172,8 @@ class ModelCluster:
                 self._as_seen(raft, member) if leads else member for member in raft.members
             ),
             draining=machine.draining,
+            serving=machine.serving,
+            ring_epoch=self.ring_epoch,
         )
 
     def _as_seen(self, raft: Raft, member: Member) -> Member:
@@ -319,6 +323,7 @@ class ModelCluster:
         raft.joined.discard(member.id)
         raft.index += 1
         self.ring.discard(member.name)
+        self.ring_epoch += 1
         if raft.leader == member.id:
             raft.leader = ""
 
@@ -382,7 +387,7 @@ class ModelCluster:
         machine, disk = self.pods[ordinal], self.disks[ordinal]
         if not machine.running:
             if machine.revision not in self.broken:
-                machine.running, machine.draining, machine.heard = True, False, False
+                self.pods[ordinal] = Machine(machine.uid, machine.revision, running=True)
             return
         raft = self.rafts.get(disk.cluster_id)
         name = f"demo-{ordinal}"
@@ -391,10 +396,13 @@ class ModelCluster:
         has_leader = raft is not None and disk.member_id in raft.joined and bool(raft.leader)
         machine.heard = machine.heard or has_leader
         machine.ready = machine.heard and not disk.removed and not machine.draining
-        if machine.draining:
+        if machine.draining and name in self.ring:
             self.ring.discard(name)
-        elif machine.ready and has_leader:
-            self.ring.add(name)
+            self.ring_epoch += 1
+        elif machine.ready and has_leader and not machine.serving:
+            self.ring.add(name)  # in the place of the process before it, if that is still there
+            self.ring_epoch += 1
+        machine.serving = has_leader and machine.ready and name in self.ring
 
     def _raft_step(self, raft: Raft) -> None:
         for member in raft.members:  # the leader's, or a candidate's, messages arrive

@@ -95,6 +95,8 @@ def node(
         "term": 3,
         "config_index": 9,
         "members": members,
+        "serving": True,
+        "ring_epoch": 4,
         **changes,
     }
     return Node(**fields)

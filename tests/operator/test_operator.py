@@ -55,6 +55,19 @@ async def comes_to_rest(world: World) -> None:
     assert written <= {"Lease"}
 
 
+async def serves_everywhere(world: World) -> None:
+    """The ring is whole, and every node takes calls of the cache."""
+    async with aiohttp.ClientSession(raise_for_status=True) as session:
+        rings = []
+        for number, url in enumerate(world.url().split(",")):
+            async with session.get(f"{url}/cluster/ring") as answer:
+                rings.append(await answer.json())
+            async with session.put(f"{url}/cache/at-{number}", json={"value": url}):
+                pass
+    assert [server["name"] for server in rings[0]["servers"]] == ["demo-0", "demo-1", "demo-2"]
+    assert {ring["epoch"] for ring in rings} == {world.status["ringEpoch"]}
+
+
 async def says_how_it_is(world: World) -> None:
     """Health and metrics of the operator itself."""
     url = f"http://127.0.0.1:{world.operator_port}"
@@ -73,6 +86,7 @@ async def test_a_cluster_comes_to_be_and_rests_and_goes_without_a_trace(world: W
     world.start_operator()
     world.create(replicas=3)
     await world.eventually(lambda: world.ready_with(3), "three nodes ready")
+    await serves_everywhere(world)
     assert world.status["clusterId"] == world.resource["metadata"]["uid"]
     assert world.condition("RedisReady")["status"] == "True"
     assert "finalizers" not in world.resource["metadata"]

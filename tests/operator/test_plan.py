@@ -19,6 +19,7 @@ from distsync_operator.model import (
     MarkReplacing,
     Node,
     Observed,
+    Operation,
     Plan,
     PromoteMember,
     RemoveMember,
@@ -556,6 +557,16 @@ def test_followers_are_replaced_first_and_one_at_a_time() -> None:
     under_way = with_pods(rolling(0, 1), pod(2, ready=False))
     assert plan(under_way, WISH).action is None
     assert restarted(rolling(0, 1)) == "demo-1"
+
+
+def test_no_pod_is_replaced_before_the_last_one_serves_its_part_of_the_ring() -> None:
+    seen = rolling(0, 1)
+    back = replace(seen.nodes["demo-2"], serving=False)
+    decision = plan(with_nodes(seen, demo_2=back), WISH)
+    assert decision.action is None
+    assert decision.operation == Operation(
+        type="RollingUpdate", target="demo-2", step="wait for node"
+    )
 
 
 def test_the_leader_hands_over_and_is_replaced_last() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from distsync_operator.model import Observed, Operation, Plan, Trouble
 from distsync_operator.plan import plan
 from distsync_operator.status import change_of, status_of
@@ -33,6 +35,37 @@ def test_a_cluster_at_rest_is_ready_and_says_who_leads() -> None:
     assert (status["replicas"], status["readyReplicas"]) == (3, 3)
     assert [member["role"] for member in status["members"]] == ["voter", "leader", "voter"]
     assert "operation" not in status
+
+
+@pytest.mark.parametrize("change", [{"serving": False}, {"ring_epoch": 3}])
+def test_a_cluster_is_not_ready_before_every_node_serves_its_part_of_the_same_ring(
+    change: dict[str, Any],
+) -> None:
+    seen = observed(WISH)
+    nodes = {**seen.nodes, "demo-1": replace(seen.nodes["demo-1"], **change)}
+    seen = replace(seen, nodes=nodes)
+    decision = plan(seen, WISH)
+    assert decision.action is None
+    assert decision.operation is not None, "it is looked at again soon"
+    status = status_of(seen, WISH, decision, {}, "t1")
+    assert status["readyReplicas"] == 3
+    assert conditions(status) | {"Ready": "", "Progressing": ""} == {
+        "Available": "True",
+        "Degraded": "False",
+        "Progressing": "",
+        "Ready": "",
+        "RedisReady": "True",
+    }
+    (ready,) = [one for one in status["conditions"] if one["type"] == "Ready"]
+    assert (ready["status"], ready["reason"]) == ("False", "NodesNotReady")
+    assert ready["message"] == "2 of 3 nodes are ready and serve their part of the ring"
+
+
+def test_the_ring_of_a_node_that_is_no_member_says_nothing_about_the_cluster() -> None:
+    seen = observed(WISH)
+    removed = replace(seen.nodes["demo-1"], member_id="another", state="removed", ring_epoch=9)
+    seen = replace(seen, nodes={**seen.nodes, "demo-9": removed})
+    assert conditions(status_of(seen, WISH, plan(seen, WISH), {}, "t1"))["Ready"] == "True"
 
 
 def test_nothing_is_written_when_nothing_has_changed() -> None:

@@ -68,8 +68,19 @@ class Situation:
         live = self.observed.stateful_set
         return live is not None and live.update_revision not in ("", pod.revision)
 
+    @cached_property
+    def ring_epoch(self) -> int:
+        """The epoch of the newest ring that a member of the cluster in view knows."""
+        members = (n for n in self.observed.nodes.values() if n.member_id in self.answering)
+        return max((node.ring_epoch for node in members), default=0)
+
+    def serves(self, pod: Pod) -> bool:
+        """Whether its node serves its part of that ring; its pod is ready without."""
+        node = self.node(pod)
+        return node.serving and node.ring_epoch == self.ring_epoch
+
     def is_well(self, pod: Pod) -> bool:
-        """Whether the pod is ready and its node a member that keeps up."""
+        """Whether the pod is ready and its node a member that keeps up, and serves."""
         node = self.node(pod)
         member = self.member_by_id(node.member_id)
         return (
@@ -77,6 +88,7 @@ class Situation:
             and not pod.terminating
             and node.state == "member"
             and not node.draining
+            and self.serves(pod)
             and member is not None
             and self.is_alive(member)
             and (member.caught_up or self.leads(member))
