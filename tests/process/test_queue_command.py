@@ -473,13 +473,14 @@ def test_a_claim_is_kept_for_as_long_as_the_command_runs(cluster: Up, name: str)
     assert stats(cluster, name)["delivered"] == 1
 
 
-DEAF_FAMILY = "trap '' TERM; sh -c 'trap \"\" TERM; echo $$; while :; do sleep 0.05; done' & {}"
+# For ever, or until these tests end: what outlives a worker that is killed must not outlive them.
+FOR_EVER = f"echo $$; while kill -0 {os.getpid()}; do sleep 0.05; done"
+DEAF_FAMILY = f"trap '' TERM; sh -c 'trap \"\" TERM; {FOR_EVER}' & {FOR_EVER}"
 
 
 def test_a_purge_kills_the_command_and_all_it_started(cluster: Up, name: str) -> None:
     (id,) = push(cluster, name, "x")
-    script = DEAF_FAMILY.format("echo $$; while :; do sleep 0.05; done")
-    with work(cluster, name, "--visibility=2s", script=script) as worker:
+    with work(cluster, name, "--visibility=2s", script=DEAF_FAMILY) as worker:
         family = [int(worker.line()), int(worker.line())]
         said(cluster, "purge", name, "--yes")
         lost = f"{name}, message {id}: the claim is lost: the cluster ended it"
@@ -492,8 +493,7 @@ def test_a_purge_kills_the_command_and_all_it_started(cluster: Up, name: str) ->
 
 def test_cut_off_from_the_cluster_a_command_ends_before_its_claim(cluster: Up, name: str) -> None:
     push(cluster, name, "x")
-    script = DEAF_FAMILY.format("echo $$; while :; do sleep 0.05; done")
-    with work(cluster, name, "--visibility=4s", script=script) as worker:
+    with work(cluster, name, "--visibility=4s", script=DEAF_FAMILY) as worker:
         family = [int(worker.line()), int(worker.line())]
         with stopped(cluster):
             stopped_at = time.monotonic()
@@ -540,8 +540,7 @@ def test_a_command_that_outlives_the_grace_is_ended_and_its_message_given_back(
     cluster: Up, name: str
 ) -> None:
     (id,) = push(cluster, name, "x")
-    script = DEAF_FAMILY.format("echo $$; while :; do sleep 0.05; done")
-    with work(cluster, name, "--grace=300ms", "--output=json", script=script) as worker:
+    with work(cluster, name, "--grace=300ms", "--output=json", script=DEAF_FAMILY) as worker:
         family = [int(worker.line()), int(worker.line())]
         worker.process.send_signal(signal.SIGINT)
         code, stderr = worker.ended()
