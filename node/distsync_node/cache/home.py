@@ -577,6 +577,9 @@ class Home:
         return self._last_request
 
     def _load(self, entry: Entry, txn: Txn) -> _Step:
+        """Read the key. Only with the node lease: see `_read_again`."""
+        if not self._may_finish(entry, txn):
+            return _Step.WAIT
         txn.become(TxnState.LOADING)
         if self._now < entry.retry_ms:
             self.timers.soonest(("txn", entry.key), entry.retry_ms)

@@ -775,6 +775,30 @@ def test_a_home_that_was_stopped_writes_nothing_back_that_was_deleted_and_forgot
 
 
 @pytest.mark.parametrize("mode", list(Durability))
+def test_a_home_that_was_stopped_begins_nothing_with_a_key_that_was_forgotten_since(
+    mode: Durability,
+) -> None:
+    """To read it would make this the last home that Redis knows of."""
+    cluster = Cluster("abc", grace_ms=5_000, durability=mode)
+    key = cluster.key_at("a", then="b", without="a")
+    cluster.leases["a"] = cluster.now_ms + 500
+    cluster.lease("a")
+    cluster.paused.add("a")
+    cluster.change_ring("bc", tell="bc")
+    cluster.write("c", key, "new")
+    cluster.write("c", key, None)
+    cluster.after(8_000)
+    cluster.paused.clear()
+    cluster.cut("a", "b")
+    cluster.cut("a", "c")
+    write = cluster.call_write("a", key, "of an old epoch")
+    cluster.after(500)
+    assert cluster.in_redis(key) is None
+    assert cluster.read("c", key) is None
+    assert cluster.answer("a", write) is None
+
+
+@pytest.mark.parametrize("mode", list(Durability))
 def test_a_home_that_serves_goes_on_with_a_key_that_redis_has_forgotten(mode: Durability) -> None:
     cluster = Cluster("abc", grace_ms=1_000, durability=mode)
     key = cluster.key_at("a")
