@@ -688,7 +688,7 @@ class Home:
                 entry.stale_mark = event.mark.version
                 self.timers.soonest(("flush", entry.key), self._now)
         else:
-            self._set(entry, survivor.record, dirty=True, confirmed=survivor.marked)
+            self._set(entry, survivor.record, dirty=True, confirmed=survivor.in_two)
             self.timers.soonest(("flush", entry.key), self._now)
         entry.mark = None
 

@@ -57,12 +57,12 @@ class Offer(NamedTuple):
 class Survivor:
     """What a new home goes on with. `record` None: that of Redis. `lost`: nobody has the newest.
 
-    `marked`: Redis says that its own is not the newest.
+    `in_two`: two have it.
     """
 
     record: Record | None = None
     lost: bool = False
-    marked: bool = False
+    in_two: bool = False
 
 
 def choose_survivor(
@@ -84,12 +84,13 @@ def choose_survivor(
         return Survivor()
     best = _newest(offer.record for offer in offers)
     if best is not None and best.version >= mark.version:
-        return Survivor(record=best, marked=True)
+        keepers = sum(offer.record.version == best.version for offer in offers)
+        return Survivor(record=best, in_two=keepers > 1)
     if any(place in reporters for place in mark.places):
         # Each write under the mark is in both places before anybody hears of it, and a place keeps
         # it until Redis has it. One of them is here and has none: there was none.
         return Survivor()
-    return Survivor(lost=True, marked=True)
+    return Survivor(lost=True)
 
 
 def _newest(records: Iterable[Record]) -> Record | None:

@@ -282,6 +282,26 @@ def test_a_home_that_moves_away_and_back_serves_the_write_once(way: Way) -> None
     assert values.count(b"new") <= 1
 
 
+def test_a_write_that_was_in_doubt_is_told_when_one_node_may_die() -> None:
+    """Its writer was not told, so its home of before, which is that of now, alone has it."""
+    cluster = Cluster("abc")
+    cluster.boot("d")
+    key = key_that_moves()
+    op = committed_and_not_told(cluster, key)
+    cluster.hold(Ask, source="b")
+    cluster.change_ring("abcd")
+    cluster.change_ring("abc")
+    cluster.release()
+    for _ in range(20):
+        if cluster.answer("b", op) is not None:
+            break
+        cluster.after(20)
+    assert isinstance(cluster.answer("b", op), Written)
+    cluster.crash("a")
+    cluster.change_ring("bc")
+    assert [cluster.read(name, key) for name in "bc"] == ["new"] * 2
+
+
 def test_a_write_under_a_condition_stays_under_it() -> None:
     cluster = Cluster("abc")
     cluster.boot("d")
