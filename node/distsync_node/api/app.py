@@ -11,7 +11,6 @@ from fastapi import FastAPI, Request, Response
 
 from distsync_node import __version__
 from distsync_node.api.admin import AdminEndpoints
-from distsync_node.api.asgi import ASGIApp
 from distsync_node.api.cache import CacheEndpoints
 from distsync_node.api.cache_schemas import MAX_PUT_BYTES
 from distsync_node.api.call import Bodies, Call, Patience
@@ -29,6 +28,7 @@ from distsync_node.api.queue_schemas import MAX_PUSH_BYTES
 from distsync_node.api.queues import QueueEndpoints
 from distsync_node.api.reads import LockReads
 from distsync_node.api.routes import Endpoint, Handler, RouteTable
+from distsync_node.asgi import ASGIApp
 from distsync_node.cache.calls import CacheCalls
 from distsync_node.cache.limits import MAX_BATCH_BYTES
 from distsync_node.cache.service import no_cache

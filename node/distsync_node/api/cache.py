@@ -17,13 +17,13 @@ import msgspec
 from msgspec.json import Decoder, Encoder
 
 from distsync_node.api import cache_schemas as schemas
-from distsync_node.api.asgi import Header
 from distsync_node.api.call import JSON, NOT_MODIFIED, Bodies, Call, Patience, field_error
 from distsync_node.api.fences import verify_fence
 from distsync_node.api.options import ApiOptions
 from distsync_node.api.reads import query_of
 from distsync_node.api.routes import decoded_segment
 from distsync_node.api.schemas import FenceOfWrite
+from distsync_node.asgi import Header
 from distsync_node.cache import limits
 from distsync_node.cache.calls import CacheCalls, Computation, Got, Put
 from distsync_node.cache.types import ABSENT, Version

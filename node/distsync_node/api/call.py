@@ -17,9 +17,9 @@ from typing import Any, Literal, TypeAlias, TypeVar
 
 import msgspec
 
-from distsync_node.api.asgi import Header, Receive, Scope
 from distsync_node.api.metrics import RouteMetrics
 from distsync_node.api.options import ApiOptions
+from distsync_node.asgi import Header, Receive, Scope, disconnected
 from distsync_node.errors import (
     BadRequest,
     DistSyncError,
@@ -235,8 +235,7 @@ def _interrupt(call: Call, why: Literal["timeout", "gone"]) -> None:
 
 
 async def _watch_disconnect(call: Call) -> None:
-    while (await call.receive())["type"] != "http.disconnect":
-        pass
+    await disconnected(call.receive)
     _interrupt(call, "gone")
 
 

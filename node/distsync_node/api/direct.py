@@ -16,13 +16,13 @@ from collections.abc import Coroutine
 from http import HTTPStatus
 from typing import Any
 
-from distsync_node.api.asgi import Message
 from distsync_node.api.call import Answered, Call
 from distsync_node.api.crowd import ProbeOnly
 from distsync_node.api.gateway import Gateway
 from distsync_node.api.hot_reads import PREFIXES
 from distsync_node.api.routes import Endpoint, Handler
 from distsync_node.api.server import HttpProtocol
+from distsync_node.asgi import Message
 from distsync_node.descriptors import has_room_for_client, has_room_for_probe
 from distsync_node.errors import LimitReached, RequestTimeout
 

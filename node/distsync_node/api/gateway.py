@@ -16,12 +16,12 @@ from time import perf_counter
 from urllib.parse import quote
 
 from distsync_node import logs
-from distsync_node.api.asgi import ASGIApp, Header, Message, Receive, Scope, Send
 from distsync_node.api.call import NOT_MODIFIED, Answered, Call, ClientGone, interruption_of
 from distsync_node.api.metrics import RouteMetrics
 from distsync_node.api.options import ApiOptions
 from distsync_node.api.problems import encode_problem, problem_headers, problem_of
 from distsync_node.api.routes import Endpoint, Handler, RouteTable
+from distsync_node.asgi import ASGIApp, Header, Message, Receive, Scope, Send
 from distsync_node.errors import (
     DistSyncError,
     InvariantViolation,

@@ -14,11 +14,11 @@ from urllib.parse import unquote_to_bytes
 
 from msgspec.json import Encoder
 
-from distsync_node.api.asgi import Header
 from distsync_node.api.call import mint_request_id
 from distsync_node.api.gateway import owner_header
 from distsync_node.api.metrics import RouteMetrics
 from distsync_node.api.routes import BAD_ESCAPE
+from distsync_node.asgi import Header
 from distsync_node.cache.calls import CacheCalls, Got
 from distsync_node.cache.limits import MAX_KEY_BYTES
 from distsync_node.cache.values import RESERVED, Value

@@ -14,30 +14,21 @@ the key. It gives the answer back as that came. Guarantees:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import MutableMapping
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 from urllib.parse import unquote
 
 import msgspec
 
-from distsync_node.api.asgi import Header, Message, Scope
 from distsync_node.api.call import OK, Bodies, Call, ClientGone, Patience
 from distsync_node.api.gateway import Gateway
 from distsync_node.api.routes import Handler
+from distsync_node.asgi import ASGIApp, Header, Message, Receive, Scope, Send, disconnected
 from distsync_node.cache.service import CacheService
 from distsync_node.cluster.ring_view import RingView
 from distsync_node.errors import OutcomeUnknown, Unavailable
 from distsync_node.peers.client import PeerClient
-from distsync_node.peers.endpoints import Handler as PeerHandler
-from distsync_node.peers.endpoints import (
-    Receive,
-    Send,
-    disconnected,
-    read_body,
-    refuse,
-    respond,
-)
+from distsync_node.peers.endpoints import read_body, refuse, respond
 from distsync_node.peers.outbound import PeerUnreachable
 from distsync_node.raft.types import Member, MemberId
 
@@ -186,11 +177,11 @@ class Reception:
         self._gateway = gateway
         self._places = places
 
-    def handlers(self) -> dict[str, PeerHandler]:
+    def handlers(self) -> dict[str, ASGIApp]:
         """Return path -> ASGI handler."""
         return {PATH: self.call}
 
-    async def call(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+    async def call(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a call that another node has passed on, as if it had come to the public port."""
         body = await read_body(receive)
         if body is None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from distsync_node.api.asgi import Header
 from distsync_node.api.schemas import ItemProblem, Problem
+from distsync_node.asgi import Header
 from distsync_node.errors import DistSyncError, MethodNotAllowed, Unauthorized
 
 PROBLEM_TYPE = b"application/problem+json"

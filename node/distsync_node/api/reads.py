@@ -16,7 +16,6 @@ from urllib.parse import parse_qsl
 import msgspec
 from starlette.responses import Response
 
-from distsync_node.api.asgi import Receive, Scope, Send
 from distsync_node.api.call import Call, field_error
 from distsync_node.api.ingress import checked_name
 from distsync_node.api.locks import encode, mode_name
@@ -29,6 +28,7 @@ from distsync_node.api.schemas import (
     LocksResponse,
     WaiterView,
 )
+from distsync_node.asgi import Receive, Scope, Send, disconnected
 from distsync_node.errors import BadRequest, DistSyncError, LimitReached
 from distsync_node.locks.views import LockView
 from distsync_node.services.interface import Node
@@ -173,7 +173,7 @@ class LockReads:
         self._watchers += 1
         enders = (
             asyncio.ensure_future(_closed(self._closing)),
-            asyncio.ensure_future(_disconnected(receive)),
+            asyncio.ensure_future(disconnected(receive)),
         )
         try:
             await self._send_events(name, send, enders)
@@ -237,11 +237,6 @@ async def _stop(change: asyncio.Future[None], changes: AsyncIterator[None]) -> N
 
 async def _closed(closing: asyncio.Event) -> None:
     await closing.wait()
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 class WatchResponse(Response):

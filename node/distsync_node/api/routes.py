@@ -13,9 +13,9 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import TypeAlias
 from urllib.parse import unquote_to_bytes
 
-from distsync_node.api.asgi import ASGIApp
 from distsync_node.api.call import Call
 from distsync_node.api.metrics import RouteMetrics
+from distsync_node.asgi import ASGIApp
 from distsync_node.errors import BadRequest, MethodNotAllowed, NotFound
 
 ALIAS = b"/v1"

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Protocol
 
 import msgspec
 
+from distsync_node.asgi import ASGIApp, Receive, Scope, Send, disconnected
 from distsync_node.errors import DistSyncError
 from distsync_node.peers.wire import (
     ATTEMPT_HEADER,
@@ -28,11 +29,6 @@ from distsync_node.peers.wire import (
 from distsync_node.replica.types import RejectReason
 
 logger = logging.getLogger(__name__)
-
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-Handler = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
 _CONTENT_TYPE = (b"content-type", b"application/msgpack")
 
@@ -53,14 +49,14 @@ class PeerEndpoints:
     def __init__(self, node: Serving) -> None:
         self._node = node
 
-    def handlers(self) -> dict[str, Handler]:
+    def handlers(self) -> dict[str, ASGIApp]:
         """Return path -> ASGI handler."""
         return {
             CALL_PATH: self.call,
             COMMAND_PATH: self.call,
         }
 
-    async def call(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+    async def call(self, scope: Scope, receive: Receive, send: Send) -> None:
         """POST a call; the body of the answer is a CallReply.
 
         When the command has to wait, the headers are sent at once with its attempt number.
@@ -112,12 +108,6 @@ async def _wait_parked(
         gone.cancel()
 
 
-async def disconnected(receive: Receive) -> None:
-    """Return once the caller has gone away."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
 async def read_body(receive: Receive) -> bytes | None:
     """Return the body, or None if the caller went away or sent too much."""
     message = await receive()
@@ -140,7 +130,7 @@ async def read_body(receive: Receive) -> bytes | None:
     return b"".join(chunks)
 
 
-async def refuse(scope: MutableMapping[str, Any], send: Send, error: Exception) -> None:
+async def refuse(scope: Scope, send: Send, error: Exception) -> None:
     """Answer what cannot be read."""
     logger.warning("a message to %s cannot be read: %s", scope.get("path"), error)
     await respond(send, 400, str(error).encode())

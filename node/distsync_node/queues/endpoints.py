@@ -7,20 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import MutableMapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import msgspec
 
-from distsync_node.peers.endpoints import (
-    Handler,
-    Receive,
-    Send,
-    disconnected,
-    read_body,
-    refuse,
-    respond,
-)
+from distsync_node.asgi import ASGIApp, Receive, Scope, Send, disconnected
+from distsync_node.peers.endpoints import read_body, refuse, respond
 from distsync_node.peers.inbound import Receiver, RespondBytes
 from distsync_node.queues.calls import (
     CALLS_PATH,
@@ -70,11 +62,11 @@ class InternalEndpoints:
             for request, response in zip(requests, responses, strict=True):
                 self._queues.unanswered(request.call, response.reply)
 
-    def handlers(self) -> dict[str, Handler]:
+    def handlers(self) -> dict[str, ASGIApp]:
         """Return path -> ASGI handler."""
         return {PUSH_PATH: self.call, SIGNAL_PATH: self.call, POP_PATH: self.call}
 
-    async def call(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+    async def call(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one call."""
         body = await read_body(receive)
         if body is None:

@@ -7,10 +7,10 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from distsync_node.api.asgi import Message
 from distsync_node.api.call import Bodies, Call, Patience
 from distsync_node.api.options import ApiOptions
 from distsync_node.api.passing_on import ONCE, REPEATABLE, GivenBack, Kind, PassedOn, PassingOn
+from distsync_node.asgi import Message
 from distsync_node.cache.service import CacheService
 from distsync_node.cluster.ring_state import Epoch, Incarnation, RingState, Server
 from distsync_node.cluster.ring_view import RingView

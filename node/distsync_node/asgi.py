@@ -1,4 +1,4 @@
-"""The few ASGI types used here; no framework needed to speak the protocol."""
+"""What is used of ASGI here; no framework needed to speak the protocol."""
 
 from __future__ import annotations
 
@@ -11,3 +11,9 @@ Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
 ASGIApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 Header: TypeAlias = tuple[bytes, bytes]
+
+
+async def disconnected(receive: Receive) -> None:
+    """Return once the caller has gone away."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
