@@ -11,7 +11,6 @@ import binascii
 from base64 import b64decode, b64encode
 from collections.abc import Awaitable, Iterable
 from typing import Final
-from urllib.parse import parse_qsl
 
 import msgspec
 from msgspec.json import Decoder, Encoder
@@ -20,7 +19,7 @@ from distsync_node.api import cache_schemas as schemas
 from distsync_node.api.call import JSON, NOT_MODIFIED, Bodies, Call, Patience, field_error
 from distsync_node.api.fences import verify_fence
 from distsync_node.api.options import ApiOptions
-from distsync_node.api.reads import query_of
+from distsync_node.api.reads import query_of, query_pairs
 from distsync_node.api.routes import decoded_segment
 from distsync_node.api.schemas import FenceOfWrite
 from distsync_node.asgi import Header
@@ -44,7 +43,7 @@ _check_json = Decoder().decode
 OCTETS: Header = (b"content-type", b"application/octet-stream")
 HIT: Header = (b"distsync-cache", b"hit")
 MISS: Header = (b"distsync-cache", b"miss")
-MAX_QUERY_FIELDS: Final = 32
+MAX_PUT_FIELDS: Final = 32  # of a query
 CONCURRENT_ITEMS: Final = 64  # of a batch
 
 
@@ -501,15 +500,7 @@ def _fence_of_query(lock: str | None, token: int | None) -> tuple[str, int] | No
 
 def _put_query(call: Call) -> schemas.PutQuery:
     """Return the query of a PUT of bytes; only `tag` may come more than once."""
-    try:
-        pairs = parse_qsl(
-            call.scope["query_string"].decode("ascii"),
-            keep_blank_values=True,
-            errors="strict",
-            max_num_fields=MAX_QUERY_FIELDS,
-        )
-    except ValueError:
-        raise BadRequest("query: not percent-encoded UTF-8", field="query") from None
+    pairs = query_pairs(call, MAX_PUT_FIELDS)
     fields: dict[str, str | list[str]] = {}
     tags = [value for name, value in pairs if name == "tag"]
     for name, value in pairs:

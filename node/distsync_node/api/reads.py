@@ -89,20 +89,21 @@ def _shortened(view: LockView) -> LockView:
     )
 
 
-def _text_query(call: Call) -> dict[str, str]:
+def query_pairs(call: Call, most: int = MAX_QUERY_FIELDS) -> list[tuple[str, str]]:
+    """Return the parameters of a query, at most so many.
+
+    Raises:
+        BadRequest: they are more, or no text.
+    """
     try:
-        pairs = parse_qsl(
+        return parse_qsl(
             call.scope["query_string"].decode("ascii"),
             keep_blank_values=True,
             errors="strict",
-            max_num_fields=MAX_QUERY_FIELDS,
+            max_num_fields=most,
         )
     except ValueError:
         raise BadRequest("query: not percent-encoded UTF-8", field="query") from None
-    query = dict(pairs)
-    if len(query) != len(pairs):
-        raise BadRequest("query: a parameter is there twice", field="query")
-    return query
 
 
 Query = TypeVar("Query", bound=msgspec.Struct)
@@ -114,8 +115,12 @@ def query_of(call: Call, kind: type[Query]) -> Query:
     Raises:
         BadRequest: one is unknown, there twice or out of range.
     """
+    pairs = query_pairs(call)
+    query = dict(pairs)
+    if len(query) != len(pairs):
+        raise BadRequest("query: a parameter is there twice", field="query")
     try:
-        return msgspec.convert(_text_query(call), kind, strict=False)
+        return msgspec.convert(query, kind, strict=False)
     except msgspec.ValidationError as error:
         raise field_error(error) from None
 
