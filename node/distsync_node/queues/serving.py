@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Final
 
 from distsync_node.errors import DistSyncError, QueueFull
+from distsync_node.queues.complaints import Complaints
 from distsync_node.queues.schedules import Due
 from distsync_node.queues.store import QueueStore
 from distsync_node.queues.types import Pushed
@@ -40,18 +41,16 @@ class ScheduleServer:
         self._store = store
         self._is_ours = is_ours
         self._signal = signal
-        self._failed: set[str] = set()  # in the last round
-        self._failing: set[str] = set()  # in this one
+        self._complaints = Complaints()
 
     async def run(self, over: asyncio.Event) -> None:
         """Serve until it is over."""
         while not over.is_set():
-            self._failing = set()
             try:
                 await self._look(over)
             except Exception as error:
-                self._note("schedules are not served", error)
-            self._failed = self._failing
+                self._complaints.tell("schedules are not served", error)
+            self._complaints.next_round()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_SECONDS):
                     await over.wait()
@@ -74,7 +73,7 @@ class ScheduleServer:
         except Exception as error:
             if isinstance(error, DistSyncError) and error.retriable:
                 raise  # Redis is away or full: the next queue would fare no better
-            self._note(f"schedules of {queue} are not served", error)
+            self._complaints.tell(f"schedules of {queue} are not served", error)
             return False
         return True
 
@@ -85,7 +84,7 @@ class ScheduleServer:
             except DistSyncError as error:
                 if error.retriable:
                     raise
-                self._note(f"schedule {due.schedule_id} of {queue} is not served", error)
+                self._complaints.tell(f"schedule {due.schedule_id} of {queue} is not served", error)
         await self._store.schedules.looked_at(queue)
 
     async def _serve(self, due: Due) -> None:
@@ -100,9 +99,3 @@ class ScheduleServer:
             if isinstance(pushed, Pushed):
                 self._signal(due.queue, pushed.ready)
         await self._store.schedules.served(due)
-
-    def _note(self, what: str, error: Exception) -> None:
-        if what not in self._failed:
-            unforeseen = None if isinstance(error, DistSyncError) else error
-            logger.warning("%s: %s", what, error, exc_info=unforeseen)
-        self._failing.add(what)

@@ -12,15 +12,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import Callable
 from typing import Final
 
 from distsync_node.errors import DistSyncError
 from distsync_node.queues import limits
+from distsync_node.queues.complaints import Complaints
 from distsync_node.queues.store import QueueStore
-
-logger = logging.getLogger(__name__)
 
 PAGE_SECONDS: Final = 1.0
 MAX_SWEEPS: Final = 100  # of one queue before it is the turn of the next
@@ -33,8 +31,7 @@ class Sweeper:
         self._store = store
         self._is_ours = is_ours
         self._after = ""  # the queue that was looked at last in this round
-        self._failed: set[str] = set()  # in the last round
-        self._failing: set[str] = set()  # in this one
+        self._complaints = Complaints()
 
     async def run(self, over: asyncio.Event) -> None:
         """Sweep until it is over."""
@@ -42,7 +39,7 @@ class Sweeper:
             try:
                 await self._sweep_page(over)
             except Exception as error:
-                self._note("queues are not swept", error)
+                self._complaints.tell("queues are not swept", error)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(PAGE_SECONDS):
                     await over.wait()
@@ -57,7 +54,7 @@ class Sweeper:
             self._after = queue
         if len(names) < limits.MAX_BATCH:
             self._after = ""
-            self._failed, self._failing = self._failing, set()
+            self._complaints.next_round()
 
     async def _sweep(self, queue: str) -> None:
         try:
@@ -67,10 +64,4 @@ class Sweeper:
         except Exception as error:
             if isinstance(error, DistSyncError) and error.retriable:
                 raise  # Redis is away: the next queue would fare no better
-            self._note(f"queue {queue} is not swept", error)
-
-    def _note(self, what: str, error: Exception) -> None:
-        if what not in self._failed | self._failing:
-            unforeseen = None if isinstance(error, DistSyncError) else error
-            logger.warning("%s: %s", what, error, exc_info=unforeseen)
-        self._failing.add(what)
+            self._complaints.tell(f"queue {queue} is not swept", error)
