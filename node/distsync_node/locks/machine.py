@@ -74,11 +74,9 @@ from distsync_node.locks.state import LockState
 from distsync_node.locks.views import (
     Counts,
     LockView,
-    SessionView,
     count_state,
     view_lock,
     view_locks,
-    view_session,
 )
 
 
@@ -254,20 +252,14 @@ class LockMachine:
         """Return up to `limit` locks under a prefix, by name, those after `after`."""
         return view_locks(self._state, prefix, after, limit)
 
-    def session_view(self, session: SessionId) -> SessionView | None:
-        """Return an open session, or None."""
-        return view_session(self._state, session)
+    def session_deadline_ms(self, session: SessionId) -> int | None:
+        """Return when an open session ends (leader time), or None if none is open."""
+        found = self._state.sessions.get(session)
+        return None if found is None else found.lease.deadline_ms
 
     def counts(self) -> Counts:
         """Return how much of everything there is."""
         return count_state(self._state)
-
-    def current_exclusive_token(self, name: str) -> FencingToken | None:
-        """Return the token of the exclusive grant of a lock."""
-        lock = self._state.locks.get(name)
-        if lock is None or lock.exclusive is None:
-            return None
-        return lock.exclusive.token
 
     def mode_of_token(self, name: str, token: int) -> LockMode | None:
         """Return how a lock is held under a token, or None if it is not."""

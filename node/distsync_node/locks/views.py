@@ -1,4 +1,4 @@
-"""Read models: what the API shows of locks and sessions.
+"""Read models: what the API shows of locks.
 
 A view is a copy; it does not change with the state. Lists in it are bounded by MAX_SHOWN, the
 counts beside them are not.
@@ -11,7 +11,7 @@ from itertools import islice
 
 import msgspec
 
-from distsync_node.locks.commands import FencingToken, Grant, LockMode, SessionId
+from distsync_node.locks.commands import FencingToken, LockMode, SessionId
 from distsync_node.locks.lock import Lock
 from distsync_node.locks.state import LockState
 
@@ -47,17 +47,6 @@ class LockView(msgspec.Struct, frozen=True):
     waiter_count: int
     holders: tuple[HolderView, ...]  # by token
     waiters: tuple[WaiterView, ...]  # in the order in which they are served
-
-
-class SessionView(msgspec.Struct, frozen=True):
-    """An open session with what it holds."""
-
-    session: SessionId
-    ttl_ms: int
-    deadline_ms: int
-    grant_count: int
-    wait_count: int
-    grants: tuple[Grant, ...]  # by token
 
 
 class Counts(msgspec.Struct, frozen=True):
@@ -106,22 +95,6 @@ def _view(state: LockState, lock: Lock) -> LockView:
         waiter_count=lock.waiter_count,
         holders=tuple(holders),
         waiters=tuple(waiters),
-    )
-
-
-def view_session(state: LockState, session_id: SessionId) -> SessionView | None:
-    """Return an open session, or None."""
-    session = state.sessions.get(session_id)
-    if session is None:
-        return None
-    shown = heapq.nsmallest(MAX_SHOWN, session.grants)
-    return SessionView(
-        session=session_id,
-        ttl_ms=session.lease.ttl_ms,
-        deadline_ms=session.lease.deadline_ms,
-        grant_count=len(session.grants),
-        wait_count=len(session.waits),
-        grants=tuple(Grant(session.grants[token].name, token) for token in shown),
     )
 
 

@@ -715,10 +715,10 @@ class Participant:
             self._reply(ref, notice.outcome)
 
     def _kept_alive(self, session: SessionId) -> Outcome:
-        view = self.machine.session_view(session)
-        if view is None:
+        deadline_ms = self.machine.session_deadline_ms(session)
+        if deadline_ms is None:
             return Refused(code=RefusalCode.SESSION_NOT_FOUND, name=session)
-        return Done(deadline_ms=view.deadline_ms)
+        return Done(deadline_ms=deadline_ms)
 
     def _reply(self, ref: int, outcome: Outcome) -> None:
         deadline_ms = outcome.deadline_ms if isinstance(outcome, Granted | Done) else 0

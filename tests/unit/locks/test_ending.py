@@ -213,7 +213,7 @@ def test_a_holder_paused_beyond_its_ttl_is_fenced() -> None:
     locks.pass_time_and_expire(500)
     new = locks.hold("next", "a")
     assert new > old
-    assert locks.machine.current_exclusive_token("a") == new
+    assert locks.token("a", "next") == new
     assert code_of(locks.release("paused", "a", old)) is RefusalCode.NOT_HOLDER
     assert code_of(locks.renew("paused", "a", old)) is RefusalCode.NOT_HOLDER
 

@@ -273,7 +273,7 @@ def test_a_lost_session_reply_retried_names_the_session_that_is_open() -> None:
     locks.keep_alive("minted-first")
     again = locks.open_session("minted-second", ttl_ms=500, key="r")
     assert again == Done(deadline_ms=1_600, session="minted-first")
-    assert locks.machine.session_view("minted-second") is None
+    assert locks.machine.session_deadline_ms("minted-second") is None
     locks.close_session("minted-first", key="c")
     ended = locks.open_session("minted-third", ttl_ms=500, key="r")
     assert code_of(ended) is RefusalCode.SESSION_NOT_FOUND
@@ -298,7 +298,7 @@ def test_a_request_id_used_for_something_else_is_refused_and_changes_nothing(sta
     ):
         assert code_of(outcome) is RefusalCode.REQUEST_ID_REUSED
     assert locks.machine.lock_views() == before
-    assert locks.machine.session_view("s") is not None
+    assert locks.machine.session_deadline_ms("s") is not None
 
 
 def test_two_clients_may_use_the_same_request_id() -> None:

@@ -47,7 +47,7 @@ def test_queues_tokens_and_dedupe_are_inside_the_snapshot() -> None:
     locks.endings.clear()
     restored = locks.restored()
     assert restored.machine.lock_views() == locks.machine.lock_views()
-    assert restored.machine.session_view("s") == locks.machine.session_view("s")
+    assert restored.machine.session_deadline_ms("s") == locks.machine.session_deadline_ms("s")
     assert restored.machine.counts() == locks.machine.counts()
     assert restored.machine.last_token == locks.machine.last_token
     assert restored.machine.next_deadline_ms() == locks.machine.next_deadline_ms()

@@ -1,8 +1,8 @@
-"""What can be read: one lock, many, sessions, counts, changes."""
+"""What can be read: one lock, many, counts, changes."""
 
 from __future__ import annotations
 
-from distsync_node.locks.commands import Grant, LockMode
+from distsync_node.locks.commands import LockMode
 from distsync_node.locks.views import MAX_SHOWN, HolderView, WaiterView
 from unit.locks.driver import Locks
 
@@ -60,19 +60,6 @@ def test_a_view_is_bounded_and_its_counts_are_not() -> None:
     assert view is not None
     assert len(view.holders) == len(view.waiters) == MAX_SHOWN
     assert (view.holder_count, view.waiter_count) == (MAX_SHOWN + 5, MAX_SHOWN + 7)
-
-
-def test_a_session_shows_what_depends_on_it() -> None:
-    locks = Locks()
-    locks.open_session("s", ttl_ms=700)
-    token = locks.hold("owner", "b", "a", session="s")
-    locks.hold("holder", "c")
-    locks.wait("owner", "c", session="s")
-    view = locks.machine.session_view("s")
-    assert view is not None
-    assert view.grants == (Grant("b", token), Grant("a", token + 1))
-    assert (view.grant_count, view.wait_count) == (2, 1)
-    assert locks.machine.session_view("t") is None
 
 
 def test_everything_is_counted() -> None:

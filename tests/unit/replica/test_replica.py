@@ -8,6 +8,7 @@ from distsync_node.locks.commands import (
     Done,
     Granted,
     KeepAlive,
+    LockMode,
     OpenSession,
     RefusalCode,
     Refused,
@@ -573,7 +574,7 @@ def test_a_stale_expiry_after_a_renewal_ends_nothing() -> None:
     pump.run(1_000)
     (renewed,) = pump.of_kind(Reply, 11)
     assert isinstance(renewed.outcome, Done)
-    assert leader.machine.current_exclusive_token("a") == grant.token
+    assert leader.machine.mode_of_token("a", grant.token) is LockMode.EXCLUSIVE
 
 
 def test_a_lost_reply_retried_after_the_lease_is_lock_lost() -> None:
