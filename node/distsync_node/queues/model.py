@@ -81,34 +81,10 @@ from __future__ import annotations
 
 from functools import lru_cache
 from typing import Final
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
 from distsync_node.queues.scripts import Script
 
-KEY_NAMES: Final = frozenset(
-    {
-        "meta",
-        "states",
-        "bodies",
-        "ready",
-        "grouped",
-        "groups",
-        "turns",
-        "delayed",
-        "in_flight",
-        "expiries",
-        "dead",
-        "dead_states",
-        "dead_bodies",
-        "requests_0",
-        "requests_1",
-        "dedupe_0",
-        "dedupe_1",
-        "fences_0",
-        "fences_1",
-        "schedules",
-    }
-)
 REGISTRY_KEY: Final = b"dsq:queues"
 SCHEDULED_KEY: Final = b"dsq:scheduled"
 
@@ -117,11 +93,6 @@ SCHEDULED_KEY: Final = b"dsq:scheduled"
 def encode_name(queue: str) -> str:
     """Return the name as it stands in keys: only letters, digits and `_.-~%`."""
     return quote(queue, safe="")
-
-
-def decode_name(encoded: str) -> str:
-    """Return the name that `encode_name` encoded."""
-    return unquote(encoded)
 
 
 def key(queue: str, name: str) -> bytes:

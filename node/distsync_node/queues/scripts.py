@@ -2,7 +2,7 @@
 
 A script's header is its contract, and the loader takes it at its word:
 
-    -- KEYS: meta ready          the keys it touches, by the names of `model.KEY_NAMES`; they are
+    -- KEYS: meta ready          the keys it touches, by the names that `model` lists; they are
                                  declared to Redis in this order, and `k.meta`, `k.ready` in the
                                  script
     -- lib: clock state (groups) files of scripts/lib put in front of it, in this order. One in

@@ -140,7 +140,6 @@ class QueueService:
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at_ms = 0
-        self._is_over = False
         self._over = asyncio.Event()
 
     def verify_with(self, verify: Verify) -> None:
@@ -165,7 +164,6 @@ class QueueService:
 
     def end_polls(self) -> None:
         """Answer every long poll with nothing, now and from now on: this node is about to stop."""
-        self._is_over = True
         self._over.set()
         for waiter, poll in list(self._polls.items()):
             self._leave(waiter)
@@ -291,7 +289,7 @@ class QueueService:
         epoch, hops = -1, 0
         while True:
             owner = None
-            if self._owners is not None and not self._is_over:
+            if self._owners is not None and not self._over.is_set():
                 owner = self._owners.remote_owner(pop.queue)
                 if epoch != self._owners.epoch:
                     epoch, hops = self._owners.epoch, 0
@@ -336,7 +334,7 @@ class QueueService:
     async def _pop_here(self, pop: _Pop, attempt: str) -> Messages | None:
         """Pop, and wait, on this node. None: the queue has another owner now."""
         wait_ms = pop.left_ms()
-        if wait_ms == 0 or self._is_over:
+        if wait_ms == 0 or self._over.is_set():
             return await self._pop_now(pop, attempt)
         poll = _Poll(pop=pop, attempt=attempt, answer=asyncio.get_running_loop().create_future())
         self._park(poll)
@@ -598,7 +596,7 @@ class QueueService:
 
     def _arm(self) -> None:
         at_ms = self._wakeups.next_tick_ms()
-        if at_ms is None or self._is_over:
+        if at_ms is None or self._over.is_set():
             return
         if self._timer is not None:
             if self._timer_at_ms <= at_ms:

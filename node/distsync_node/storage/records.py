@@ -32,7 +32,6 @@ _FIELDS = struct.Struct("<III")
 _CHECKSUM = struct.Struct("<I")
 _MAGIC = 0x52435344  # "DSCR"
 _MAGIC_BYTES = _CHECKSUM.pack(_MAGIC)
-_ZERO_SECTOR = bytes(SECTOR_BYTES)
 _ZERO_RUN = bytes(64)
 _TRAILERS = tuple(b"\xa5" * (4 - remainder) for remainder in range(4))
 
