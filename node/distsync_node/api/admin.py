@@ -246,7 +246,7 @@ def _expected_index_of_query(call: Call) -> LogIndex | None:
     return LogIndex(query_values.expected_config_index)
 
 
-def _member(member: BootstrapMember | AddMemberRequest, path: str) -> Member:
+def _member(member: BootstrapMember, path: str) -> Member:
     for field in ("id", "name", "peer_url", "client_url"):
         if getattr(member, field).endswith("\n"):  # `$` of a pattern lets one pass
             where = f"{path}.{field}" if path else field

@@ -14,6 +14,14 @@ from distsync_node.api.queue_operations import QUEUE_OPERATIONS
 
 _COMMAND: Errors = (*LIMITED, *BODY, *NODE, errors.OutcomeUnknown, errors.DiskFull)
 _KEYED: Errors = (*_COMMAND, errors.RequestIdReused)
+_WAITING: Errors = (
+    *_KEYED,
+    errors.LockHeld,
+    errors.WaitTimeout,
+    errors.Deadlock,
+    errors.LockLost,
+    errors.Cancelled,
+)
 
 _GRANT = {
     "name": "orders/42",
@@ -140,16 +148,7 @@ LOCK_OPERATIONS = (
         },
         response=schemas.GrantResponse,
         answers={"granted": _GRANT},
-        errors=(
-            *_KEYED,
-            errors.SessionNotFound,
-            errors.LockHeld,
-            errors.WaitTimeout,
-            errors.Deadlock,
-            errors.LockLost,
-            errors.LimitMismatch,
-            errors.Cancelled,
-        ),
+        errors=(*_WAITING, errors.SessionNotFound, errors.LimitMismatch),
     ),
     Operation(
         method="POST",
@@ -172,16 +171,7 @@ LOCK_OPERATIONS = (
                 "expires_in_ms": 10_000,
             }
         },
-        errors=(
-            *_KEYED,
-            errors.SessionNotFound,
-            errors.LockHeld,
-            errors.WaitTimeout,
-            errors.Deadlock,
-            errors.LockLost,
-            errors.LimitMismatch,
-            errors.Cancelled,
-        ),
+        errors=(*_WAITING, errors.SessionNotFound, errors.LimitMismatch),
     ),
     Operation(
         method="POST",
@@ -194,15 +184,7 @@ LOCK_OPERATIONS = (
         requests={"now": {**_HELD, "name": "gpu-pool"}},
         response=schemas.GrantResponse,
         answers={"granted": {**_SHARED, "mode": "exclusive", "token": 1850}},
-        errors=(
-            *_KEYED,
-            errors.NotHolder,
-            errors.LockHeld,
-            errors.WaitTimeout,
-            errors.Deadlock,
-            errors.LockLost,
-            errors.Cancelled,
-        ),
+        errors=(*_WAITING, errors.NotHolder),
     ),
     Operation(
         method="POST",
@@ -474,19 +456,7 @@ PEER_OPERATIONS = (
         request=schemas.BootstrapRequest,
         requests={"one": {"cluster_id": "c-9be14d", "members": [_MEMBER]}},
         response=schemas.IdentityResponse,
-        answers={
-            "created": {
-                "member_id": "m-3f9a6c21",
-                "name": "node-1",
-                "state": "member",
-                "cluster_id": "c-9be14d",
-                "config_index": 1,
-                "members": [_MEMBER],
-                "leader": None,
-                "peer_url": _MEMBER["peer_url"],
-                "client_url": _MEMBER["client_url"],
-            }
-        },
+        answers={"created": {**_IDENTITY, "config_index": 1, "leader": None}},
         errors=(
             *_ADMIN,
             *BODY,
@@ -519,33 +489,25 @@ PEER_OPERATIONS = (
         path_parameters=(_MEMBER_ID,),
         errors=_CHANGE,
     ),
-    Operation(
-        method="POST",
-        path="/cluster/members/{id}/promote",
-        id="promote_member",
-        tag="administration",
-        summary="Make a learner a voter",
-        request=schemas.ChangeMemberRequest,
-        is_body_optional=True,
-        requests={"checked": {"expected_config_index": 7}},
-        response=schemas.ConfigurationResponse,
-        answers={"promoted": _CONFIGURATION},
-        path_parameters=(_MEMBER_ID,),
-        errors=(*_CHANGE, *BODY),
-    ),
-    Operation(
-        method="POST",
-        path="/cluster/members/{id}/demote",
-        id="demote_member",
-        tag="administration",
-        summary="Make a voter a learner",
-        request=schemas.ChangeMemberRequest,
-        is_body_optional=True,
-        requests={"checked": {"expected_config_index": 7}},
-        response=schemas.ConfigurationResponse,
-        answers={"demoted": _CONFIGURATION},
-        path_parameters=(_MEMBER_ID,),
-        errors=(*_CHANGE, *BODY),
+    *(
+        Operation(
+            method="POST",
+            path=f"/cluster/members/{{id}}/{verb}",
+            id=f"{verb}_member",
+            tag="administration",
+            summary=summary,
+            request=schemas.ChangeMemberRequest,
+            is_body_optional=True,
+            requests={"checked": {"expected_config_index": 7}},
+            response=schemas.ConfigurationResponse,
+            answers={f"{verb}d": _CONFIGURATION},
+            path_parameters=(_MEMBER_ID,),
+            errors=(*_CHANGE, *BODY),
+        )
+        for verb, summary in (
+            ("promote", "Make a learner a voter"),
+            ("demote", "Make a voter a learner"),
+        )
     ),
     Operation(
         method="POST",

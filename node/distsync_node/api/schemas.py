@@ -447,13 +447,9 @@ class BootstrapRequest(_Request, frozen=True):
     ]
 
 
-class AddMemberRequest(_Request, frozen=True):
+class AddMemberRequest(BootstrapMember, frozen=True):
     """POST /cluster/members: add a learner."""
 
-    id: MemberIdText
-    name: MemberName
-    peer_url: PeerUrl
-    client_url: OptionalUrl = ""
     expected_config_index: ConfigIndex | None = None
 
 
