@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from urllib.parse import quote
 
-__all__ = ["cache_path", "lock_path", "message_path", "queue_path", "schedule_path"]
+__all__ = [
+    "cache_path",
+    "lock_path",
+    "member_path",
+    "message_path",
+    "queue_path",
+    "schedule_path",
+]
 
 
 def lock_path(name: str) -> str:
@@ -30,6 +37,11 @@ def message_path(queue: str, message_id: str) -> str:
 def schedule_path(queue: str, schedule_id: str) -> str:
     """Return the path of a schedule; as `lock_path`."""
     return f"{queue_path(queue)}/schedules/{_segment(schedule_id)}"
+
+
+def member_path(member_id: str) -> str:
+    """Return the path of a member, for administrators; as `lock_path`."""
+    return f"/cluster/members/{_segment(member_id)}"
 
 
 def _segment(name: str) -> str:

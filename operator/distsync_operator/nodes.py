@@ -7,20 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TypeVar
-from urllib.parse import quote
-
-import msgspec
 
 from distsync.command.calls import (
     ArchiveAnswer,
     Caller,
     Identity,
     MembershipAnswer,
+    Ring,
     TransferAnswer,
 )
 from distsync.errors import DistSyncError
 from distsync.models import ClusterStatus
 from distsync.models import Member as MemberView
+from distsync.paths import member_path
 from distsync_operator import names
 from distsync_operator.errors import NodeError
 from distsync_operator.model import SILENT, Member, Node, NodeState, Pod
@@ -38,19 +37,6 @@ _STATES: Mapping[str, NodeState] = {
 }
 
 _Answer = TypeVar("_Answer")
-
-
-class RingAnswer(msgspec.Struct, frozen=True):
-    """GET /cluster/ring."""
-
-    epoch: int
-    servers: list[RingServer]
-
-
-class RingServer(msgspec.Struct, frozen=True):
-    """A node that serves a part of the ring."""
-
-    name: str
 
 
 class Nodes:
@@ -85,7 +71,7 @@ class Nodes:
     async def ring(self, pod: Pod) -> tuple[int, tuple[str, ...]]:
         """Return epoch and members of the ring as the node knows it."""
         try:
-            answer = await self._look.get(f"{_client(pod)}/cluster/ring", RingAnswer)
+            answer = await self._look.get(f"{_client(pod)}/cluster/ring", Ring)
         except DistSyncError:
             return 0, ()
         return answer.epoch, tuple(server.name for server in answer.servers)
@@ -102,12 +88,12 @@ class Nodes:
 
     async def promote(self, pod: Pod, member: Member, config_index: int) -> None:
         """Make a learner vote."""
-        path = f"/cluster/members/{quote(member.id, safe='')}/promote"
+        path = f"{member_path(member.id)}/promote"
         await self._post(pod, path, {"expected_config_index": config_index}, MembershipAnswer)
 
     async def remove(self, pod: Pod, member: Member, config_index: int) -> None:
         """Remove a member."""
-        path = f"/cluster/members/{quote(member.id, safe='')}?expected_config_index={config_index}"
+        path = f"{member_path(member.id)}?expected_config_index={config_index}"
         try:
             await self._ask.delete(_peer(pod) + path, MembershipAnswer)
         except DistSyncError as error:

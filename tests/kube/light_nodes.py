@@ -71,7 +71,8 @@ class LightNode:
 
     def ring(self) -> dict[str, Any]:
         """GET /cluster/ring."""
-        return {"epoch": 1, "servers": [{"name": member["name"]} for member in self.members]}
+        servers = [{"name": member["name"]} for member in self.members]
+        return {"epoch": 1, "virtual_nodes": 160, "servers": servers}
 
 
 class LightKubelet(KubeletDouble):

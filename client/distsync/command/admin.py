@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import quote
 
 import click
 
@@ -21,6 +20,7 @@ from distsync.command.failures import Failure
 from distsync.command.options import Options, parse_urls
 from distsync.errors import DistSyncError, Unavailable
 from distsync.models import ClusterStatus, Member, Nothing
+from distsync.paths import member_path
 
 _SECRET_OF_UP = Path(".distsync/secret")
 _DEADLINE_SECONDS = 15.0
@@ -124,12 +124,11 @@ class Admin:
 
     async def change(self, member_id: str, verb: str) -> MembershipAnswer:
         """Promote or demote a member."""
-        path = f"/cluster/members/{quote(member_id, safe='')}/{verb}"
-        return await self._post(path, {}, MembershipAnswer)
+        return await self._post(f"{member_path(member_id)}/{verb}", {}, MembershipAnswer)
 
     async def remove(self, member_id: str) -> MembershipAnswer:
         """Remove a member for good."""
-        path = f"/cluster/members/{quote(member_id, safe='')}"
+        path = member_path(member_id)
         return await self._through_any(
             lambda url: self._caller.delete(f"{url}{path}", MembershipAnswer)
         )

@@ -52,6 +52,25 @@ class ArchiveAnswer(msgspec.Struct, frozen=True, kw_only=True):
     archived_to: str
 
 
+class RingServer(msgspec.Struct, frozen=True, kw_only=True):
+    """One node of the ring; `share` is the part of all keys that it owns."""
+
+    name: str
+    weight: float = 1.0
+    share: float = 0.0
+    client_url: str = ""
+
+
+class Ring(msgspec.Struct, frozen=True, kw_only=True):
+    """GET /cluster/ring?key="""
+
+    epoch: int
+    virtual_nodes: int
+    servers: list[RingServer]
+    key: str | None = None
+    owner: str | None = None
+
+
 def read_secret(path: Path | None) -> str:
     """Return the secret that administrators share with the nodes.
 

@@ -6,34 +6,14 @@ import asyncio
 from urllib.parse import quote
 
 import click
-import msgspec
 
-from distsync.command.calls import Caller
+from distsync.command.calls import Caller, Ring
 from distsync.command.failures import Failure
 from distsync.command.options import Options, cluster_options
 from distsync.command.output import emit, printable, render_json, render_table
 from distsync.errors import DistSyncError
 
 _DEADLINE_SECONDS = 2.0
-
-
-class RingServer(msgspec.Struct, frozen=True, kw_only=True):
-    """One node of the ring; `share` is the part of all keys that it owns."""
-
-    name: str
-    weight: float = 1.0
-    share: float = 0.0
-    client_url: str = ""
-
-
-class Ring(msgspec.Struct, frozen=True, kw_only=True):
-    """GET /cluster/ring?key="""
-
-    epoch: int
-    virtual_nodes: int
-    servers: list[RingServer]
-    key: str | None = None
-    owner: str | None = None
 
 
 @click.command()
