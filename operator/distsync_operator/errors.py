@@ -26,11 +26,6 @@ class KubeError(OperatorError):
         self.reason = reason
         self.message = message or reason
 
-    @property
-    def is_refusal(self) -> bool:
-        """Whether the same request will be refused again: somebody has to change something."""
-        return self.status in (400, 403, 413, 422)
-
 
 class NodeError(OperatorError):
     """A node refused a call; `code` is the one of its problem, or '' when it did not answer."""

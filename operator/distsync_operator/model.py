@@ -215,7 +215,6 @@ class Delete:
     `orphan` leaves what it owns; `force` does not wait for the machine that ran the pod.
     """
 
-    api_version: str
     kind: str
     name: str
     uid: str

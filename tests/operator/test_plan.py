@@ -216,7 +216,7 @@ def test_what_cannot_be_had_is_settled_until_something_else_differs() -> None:
 def test_a_budget_that_is_not_wanted_any_more_is_deleted() -> None:
     wish = desired(cluster(podDisruptionBudget={"enabled": False}))
     assert plan(observed(WISH), wish).action == Delete(
-        api_version="policy/v1", kind="PodDisruptionBudget", name="demo", uid="uid-of-demo"
+        kind="PodDisruptionBudget", name="demo", uid="uid-of-demo"
     )
 
 
@@ -298,9 +298,7 @@ def test_a_pod_with_a_broken_image_is_replaced_when_the_image_is_mended() -> Non
     silent_node = Node(state="silent")
     bad = pod(2, ready=False, revision="rev-1", trouble=broken)
     seen = with_pods(born(empty(0), empty(1), silent_node), bad)
-    assert plan(seen, WISH).action == Delete(
-        api_version="v1", kind="Pod", name="demo-2", uid="pod-uid-2"
-    )
+    assert plan(seen, WISH).action == Delete(kind="Pod", name="demo-2", uid="pod-uid-2")
     stuck = with_pods(seen, replace(bad, revision="rev-2"))
     assert plan(stuck, WISH).trouble == Trouble(
         reason="ImagePullBackOff", message="demo-2: no such image"
@@ -315,9 +313,7 @@ def test_an_old_pod_of_redis_that_does_not_start_is_replaced() -> None:
     broken = Trouble(reason="ImagePullBackOff", message="no such image")
     bad = replace(REDIS_POD, ready=False, revision="old", trouble=broken)
     seen = observed(WISH, redis_pods=(bad,))
-    assert plan(seen, WISH).action == Delete(
-        api_version="v1", kind="Pod", name="demo-redis-0", uid="redis-uid"
-    )
+    assert plan(seen, WISH).action == Delete(kind="Pod", name="demo-redis-0", uid="redis-uid")
     for left in (
         replace(bad, ready=True),  # by its StatefulSet
         replace(bad, terminating=True),
@@ -531,9 +527,7 @@ def test_members_whose_pods_were_scaled_away_by_hand_get_them_back() -> None:
 
 def test_a_node_that_drains_and_is_to_stay_after_all_is_restarted() -> None:
     seen = drained(observed(FIVE, pods=5), 4)
-    assert plan(seen, FIVE).action == Delete(
-        api_version="v1", kind="Pod", name="demo-4", uid="pod-uid-4"
-    )
+    assert plan(seen, FIVE).action == Delete(kind="Pod", name="demo-4", uid="pod-uid-4")
 
 
 # --- Rolling changes ------------------------------------------------------------------------------
@@ -677,7 +671,7 @@ def test_every_claim_grows_and_then_the_stateful_set_is_made_again_around_its_po
     assert plan(seen, LARGER).action == ResizeClaim(name="data-demo-0", size="4Gi")
     grown = replace(seen, claims=tuple(claim(o, size="4096Mi") for o in range(3)))
     assert plan(grown, LARGER).action == Delete(
-        api_version="apps/v1", kind="StatefulSet", name="demo", uid="set-uid", orphan=True
+        kind="StatefulSet", name="demo", uid="set-uid", orphan=True
     )
     gone = replace(grown, stateful_set=None, pods=grown.pods[:2])
     action = plan(gone, LARGER).action
@@ -791,9 +785,7 @@ def test_a_pod_is_forced_away_only_when_its_machine_is_gone() -> None:
     seen = with_pods(observed(WISH), ending)
     assert plan(seen, WISH).action is None
     gone = with_pods(seen, replace(ending, host_gone=True))
-    assert plan(gone, WISH).action == Delete(
-        api_version="v1", kind="Pod", name="demo-1", uid="pod-uid-1", force=True
-    )
+    assert plan(gone, WISH).action == Delete(kind="Pod", name="demo-1", uid="pod-uid-1", force=True)
 
 
 def test_the_pod_of_redis_is_forced_away_when_its_machine_is_gone() -> None:
@@ -802,7 +794,7 @@ def test_the_pod_of_redis_is_forced_away_when_its_machine_is_gone() -> None:
     assert plan(seen, WISH).action is None
     gone = replace(seen, redis_pods=(replace(ending, host_gone=True),))
     assert plan(gone, WISH).action == Delete(
-        api_version="v1", kind="Pod", name="demo-redis-0", uid="redis-uid", force=True
+        kind="Pod", name="demo-redis-0", uid="redis-uid", force=True
     )
 
 
@@ -825,7 +817,7 @@ def test_a_replacement_takes_member_then_volume_then_pod() -> None:
     nodes["demo-1"] = Node(state="removed", member_id="id-1", cluster_id=UID)
     removed = replace(marked, nodes=nodes)
     assert plan(removed, WISH).action == Delete(
-        api_version="v1", kind="PersistentVolumeClaim", name="data-demo-1", uid="claim-uid-1"
+        kind="PersistentVolumeClaim", name="data-demo-1", uid="claim-uid-1"
     )
     going = replace(
         removed, claims=(claim(0), claim(1, replacing=True, terminating=True), claim(2))

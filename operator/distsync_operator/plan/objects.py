@@ -8,7 +8,7 @@ from distsync_operator import names
 from distsync_operator.matching import stamped
 from distsync_operator.model import Action, Apply, Delete, ObjectKey, Plan, Trouble, key_of
 from distsync_operator.plan.situation import Situation
-from distsync_operator.resources.config import config_map
+from distsync_operator.resources.config import config_map, config_name
 from distsync_operator.resources.disruption import disruption_budget
 from distsync_operator.resources.monitor import service_monitor
 from distsync_operator.resources.network import nodes_policy, redis_policy
@@ -18,10 +18,7 @@ from distsync_operator.resources.services import client_service, headless_servic
 from distsync_operator.spec import Cluster, Manifest
 
 # Kinds of which one may be there and not be wanted any more.
-_OPTIONAL = {
-    "PodDisruptionBudget": "policy/v1",
-    "NetworkPolicy": "networking.k8s.io/v1",
-}
+_OPTIONAL = ("PodDisruptionBudget", "NetworkPolicy")
 
 
 def known_names(cluster: Cluster) -> list[ObjectKey]:
@@ -32,7 +29,7 @@ def known_names(cluster: Cluster) -> list[ObjectKey]:
     name, redis = cluster.name, names.redis(cluster.name)
     of_nodes = [
         ("Secret", names.secret(name)),
-        ("ConfigMap", f"{name}-config"),
+        ("ConfigMap", config_name(cluster)),
         ("Service", names.headless(name)),
         ("Service", name),
         ("PodDisruptionBudget", name),
@@ -94,7 +91,7 @@ def apply(manifest: Manifest) -> Action:
 
 def _delete(key: ObjectKey, live: Manifest) -> Action:
     kind, name = key
-    return Delete(api_version=_OPTIONAL[kind], kind=kind, name=name, uid=live["metadata"]["uid"])
+    return Delete(kind=kind, name=name, uid=live["metadata"]["uid"])
 
 
 def wanted(situation: Situation) -> Iterator[Manifest]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace as changed
 
+from distsync_operator import names
 from distsync_operator.model import Desired, Observed, Operation, Plan, Trouble
 from distsync_operator.plan import formation, objects, replacing, rolling, scaling, sets
 from distsync_operator.plan.situation import Situation, quorum
@@ -99,7 +100,7 @@ def _settle(situation: Situation) -> Plan:
     for ordinal in range(situation.spec.replicas):
         pod = situation.pods.get(ordinal)
         if pod is None or not situation.is_well(pod):
-            target = f"{situation.name}-{ordinal}"
+            target = names.pod(situation.name, ordinal)
             return Plan(operation=Operation(type="Recover", target=target, step="wait for node"))
     return Plan()
 

@@ -26,7 +26,7 @@ def stuck(situation: Situation) -> Plan | None:
     """Force the deletion of a pod whose machine is certainly gone: nothing else ever ends it."""
     for pod in (*situation.observed.pods, *situation.observed.redis_pods):
         if pod.terminating and pod.overdue and pod.host_gone:
-            action = Delete(api_version="v1", kind="Pod", name=pod.name, uid=pod.uid, force=True)
+            action = Delete(kind="Pod", name=pod.name, uid=pod.uid, force=True)
             operation = Operation(type="Recover", target=pod.name, step="give up lost machine")
             return Plan(action=action, operation=operation)
     return None
@@ -65,9 +65,7 @@ def _replace(situation: Situation, claim: Claim) -> Plan:
     if situation.members_of(claim.ordinal):
         return leave(situation, claim.ordinal, "Replace")
     if not claim.terminating:
-        action = Delete(
-            api_version="v1", kind="PersistentVolumeClaim", name=claim.name, uid=claim.uid
-        )
+        action = Delete(kind="PersistentVolumeClaim", name=claim.name, uid=claim.uid)
         operation = Operation(type="Replace", target=pod_name, step="delete volume")
         return Plan(action=action, operation=operation)
     pod = situation.pods.get(claim.ordinal)

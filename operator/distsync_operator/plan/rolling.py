@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from distsync_operator import names
 from distsync_operator.model import Delete, Operation, Plan, Pod, Transfer, Trouble
 from distsync_operator.plan.situation import Situation
 
@@ -67,7 +68,7 @@ def roll(situation: Situation) -> Plan | None:
 
 def stop(pod: Pod) -> Delete:
     """Delete a pod in good order; its StatefulSet makes it again."""
-    return Delete(api_version="v1", kind="Pod", name=pod.name, uid=pod.uid)
+    return Delete(kind="Pod", name=pod.name, uid=pod.uid)
 
 
 def _must_restart(situation: Situation, pod: Pod) -> bool:
@@ -84,7 +85,7 @@ def _not_back(situation: Situation) -> Plan | None:
         pod = situation.pods.get(ordinal)
         if pod is not None and (_must_restart(situation, pod) or situation.is_well(pod)):
             continue
-        target = f"{situation.name}-{ordinal}"
+        target = names.pod(situation.name, ordinal)
         return Plan(operation=Operation(type="RollingUpdate", target=target, step="wait for node"))
     return None
 

@@ -7,6 +7,7 @@ that stay, and only then its pod goes.
 
 from __future__ import annotations
 
+from distsync_operator import names
 from distsync_operator.model import (
     Drain,
     Member,
@@ -56,9 +57,8 @@ def up(situation: Situation) -> Plan | None:
         operation = Operation(type="ScaleUp", target=claim.name, step="wait for old volume")
         return Plan(operation=operation)
     manifest = nodes_manifest(situation, live.replicas + 1)
-    operation = Operation(
-        type="ScaleUp", target=f"{situation.name}-{live.replicas}", step="create pod"
-    )
+    target = names.pod(situation.name, live.replicas)
+    operation = Operation(type="ScaleUp", target=target, step="create pod")
     return Plan(action=apply(manifest), operation=operation)
 
 
@@ -73,7 +73,8 @@ def down(situation: Situation) -> Plan | None:
         return None
     if situation.members_of(highest):
         return leave(situation, highest, "ScaleDown")
-    operation = Operation(type="ScaleDown", target=f"{situation.name}-{highest}", step="delete pod")
+    target = names.pod(situation.name, highest)
+    operation = Operation(type="ScaleDown", target=target, step="delete pod")
     return Plan(action=apply(nodes_manifest(situation, highest)), operation=operation)
 
 

@@ -198,9 +198,7 @@ def _growth(live: StatefulSet | None, claims: tuple[Claim, ...], size: str) -> P
             return Plan(action=action, operation=operation)
     if live is None or live.terminating or not _is_less(live.claim_size, size):
         return None
-    action = Delete(
-        api_version="apps/v1", kind="StatefulSet", name=live.name, uid=live.uid, orphan=True
-    )
+    action = Delete(kind="StatefulSet", name=live.name, uid=live.uid, orphan=True)
     operation = Operation(type="GrowVolumes", target=live.name, step="recreate StatefulSet")
     return Plan(action=action, operation=operation)
 
