@@ -9,10 +9,14 @@ goes on. An error of the body's own always wins.
 from __future__ import annotations
 
 import asyncio
+import logging
+from collections.abc import Awaitable
 
-from distsync.errors import DistSyncError
+from distsync.errors import DistSyncError, LockLost, NotHolder
 
-__all__ = ["BodyGuard", "tell_loss"]
+__all__ = ["BodyGuard", "give_back_at_exit", "tell_loss"]
+
+_log = logging.getLogger("distsync")
 
 
 class BodyGuard:
@@ -62,6 +66,17 @@ class BodyGuard:
             if not alone or task.cancelling() > self._baseline:
                 raise
         return False
+
+
+async def give_back_at_exit(giving_back: Awaitable[object], what: str) -> LockLost | None:
+    """Give back what the body held; returns the loss if the cluster has ended it before."""
+    try:
+        await giving_back
+    except NotHolder as failure:
+        return LockLost(f"the cluster ended it ({failure.detail})")
+    except DistSyncError as failure:
+        _log.warning("%s could not be released, its lease will end: %s", what, failure)
+    return None
 
 
 def tell_loss(

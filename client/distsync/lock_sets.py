@@ -11,7 +11,7 @@ import logging
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType, TracebackType
 
-from distsync.body import BodyGuard, tell_loss
+from distsync.body import BodyGuard, give_back_at_exit, tell_loss
 from distsync.core import Core
 from distsync.durations import Duration, to_milliseconds
 from distsync.errors import DistSyncError, LockHeld, LockLost, NotHolder
@@ -21,7 +21,7 @@ from distsync.locks import OnLost
 from distsync.models import AcquireManyBody, GrantBody
 from distsync.owners import FixedOwner, Owners
 from distsync.sessions import Session
-from distsync.waiting import DEFAULT, Default, Wait, in_pieces, until_of, wait_seconds
+from distsync.waiting import DEFAULT, Default, Wait, in_pieces, seconds_or, until_of, wait_seconds
 
 __all__ = ["LockSet"]
 
@@ -92,8 +92,7 @@ class LockSet:
 
     async def acquire(self, wait: Wait | Default = DEFAULT) -> LockSet:
         """Acquire all of them; returns itself. Raises as `Lock.acquire`."""
-        seconds = self._wait if isinstance(wait, Default) else wait_seconds(wait)
-        await self.acquire_as(self._core.owners, seconds)
+        await self.acquire_as(self._core.owners, seconds_or(self._wait, wait))
         return self
 
     async def acquire_as(self, owners: Owners, seconds: float | None) -> None:
@@ -163,7 +162,7 @@ class LockSet:
             self._bury(session)
         cancelled_by_us = await self._guard.leave(error)
         if session is not None and loss is None:
-            loss = await self._release_at_exit(session)
+            loss = await give_back_at_exit(self._release(session), ", ".join(self.names))
         tell_loss(loss, error, cancelled_by_us=cancelled_by_us)
 
     async def _obtain(self, session: Session, owner: str, seconds: float | None) -> None:
@@ -210,15 +209,6 @@ class LockSet:
         for result in results:
             if isinstance(result, BaseException):
                 raise result
-
-    async def _release_at_exit(self, session: Session) -> LockLost | None:
-        try:
-            await self._release(session)
-        except NotHolder as failure:
-            return LockLost(f"the cluster ended it ({failure.detail})")
-        except DistSyncError as failure:
-            _log.warning("%s could not be released: %s", ", ".join(self.names), failure)
-        return None
 
     def _bury(self, session: Session) -> None:
         """Give back in the background what is not held any more."""

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from distsync.body import BodyGuard, tell_loss
+from distsync.body import BodyGuard, give_back_at_exit, tell_loss
 from distsync.core import Core
 from distsync.durations import Duration, to_milliseconds, to_seconds
 from distsync.errors import (
@@ -38,7 +38,7 @@ from distsync.lease import Lease, Span
 from distsync.models import AcquireBody, Grant, GrantBody, Mode, UpgradeBody
 from distsync.owners import FixedOwner, Owners
 from distsync.transport import Reply
-from distsync.waiting import DEFAULT, Default, Wait, in_pieces, until_of, wait_seconds
+from distsync.waiting import DEFAULT, Default, Wait, in_pieces, seconds_or, until_of, wait_seconds
 
 if TYPE_CHECKING:
     from distsync.sessions import Session
@@ -160,8 +160,7 @@ class Lock:
             LimitReached: the cluster takes no more waiters or locks.
             Unavailable, OutcomeUnknown: no answer within the client's timeout.
         """
-        seconds = self._wait if isinstance(wait, Default) else wait_seconds(wait)
-        await self.acquire_as(self._core.owners, seconds)
+        await self.acquire_as(self._core.owners, seconds_or(self._wait, wait))
         return self
 
     async def acquire_as(self, owners: Owners, seconds: float | None) -> None:
@@ -276,7 +275,7 @@ class Lock:
             self._core.ghosts.release([self._grant_body()])
         cancelled_by_us = await self._guard.leave(error)
         if lease is not None and loss is None:
-            loss = await self._release_at_exit(lease)
+            loss = await give_back_at_exit(self._release(lease), self.name)
         told = None if loss is None else self._lost(loss)
         tell_loss(told, error, cancelled_by_us=cancelled_by_us)
 
@@ -438,12 +437,3 @@ class Lock:
             if not await self._adopt():
                 raise
             await self._core.release(self._grant_body(), give_up_at)
-
-    async def _release_at_exit(self, lease: Lease) -> LockLost | None:
-        try:
-            await self._release(lease)
-        except NotHolder as error:
-            return LockLost(f"the cluster ended it ({error.detail})")
-        except DistSyncError as error:
-            _log.warning("%s could not be released, its lease will end: %s", self.name, error)
-        return None

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from concurrent.futures import Future
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
 
 from distsync.errors import DistSyncError, LockHeld, LockLost, NotHolder
 from distsync.lock_sets import LockSet
 from distsync.locks import Lock, OnLost
 from distsync.owners import Owners
 from distsync.sessions import Session
-from distsync.waiting import DEFAULT, Default, Wait, wait_seconds
+from distsync.waiting import DEFAULT, Default, Wait, seconds_or, wait_seconds
 
 if TYPE_CHECKING:
     from distsync.portal import Portal
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 __all__ = ["SyncLock", "SyncLockSet", "SyncSession"]
 
 _log = logging.getLogger("distsync")
+
+L = TypeVar("L", bound=Lock | LockSet)
 
 
 class _Held(Protocol):
@@ -72,6 +76,17 @@ class InWith:
     _portal: Portal
     _in_with = False
 
+    def _take(self, taking: Future[Any], give_up: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Wait until it is taken. An interruption may come when it is held already: give it up."""
+        try:
+            taking.result()
+        except BaseException:
+            has_failed = taking.done() and not taking.cancelled() and taking.exception() is not None
+            if not has_failed:
+                taking.cancel()
+                self._portal.send(give_up)
+            raise
+
     def _enter(self, held: _Held, take: Callable[[], object]) -> None:
         if self._in_with:
             raise RuntimeError("it is held by a `with` already; make another object")
@@ -88,63 +103,41 @@ class InWith:
         leave(self._portal, held, give_back, what, error)
 
 
-class SyncLock(InWith):
-    """A lock, shared lock or permit; made by `Client.lock`, `.semaphore` or `SyncSession.lock`.
-
-    One thread acquires it; any thread may call `check()` and `expires_in()`.
-    """
+class _SyncHolding(InWith, ABC, Generic[L]):
+    """What one and several locks have in common."""
 
     def __init__(
-        self, portal: Portal, lock: Lock, owners: Callable[[], Owners], wait: Wait = None
+        self, portal: Portal, held: L, owners: Callable[[], Owners], wait: Wait = None
     ) -> None:
-        """Users call `Client.lock` instead."""
+        """Users call `Client.lock` or `Client.acquire_many` instead."""
         self._portal = portal
-        self._lock = lock
+        self._held: L = held
         self._owners_of_thread = owners
         self._wait = wait_seconds(wait)
 
     @property
-    def name(self) -> str:
-        """The name of the lock."""
-        return self._lock.name
-
-    @property
     def owner(self) -> str | None:
         """Who holds it: the owner of the thread that acquired it, unless one was given."""
-        return self._lock.owner
-
-    @property
-    def token(self) -> int:
-        """The fencing token of the grant; see `Lock.token`."""
-        return self._lock.token
-
-    @property
-    def shared(self) -> bool:
-        """Whether it is, or will be, held together with others."""
-        return self._lock.shared
+        return self._held.owner
 
     @property
     def held(self) -> bool:
         """Whether it is held, by the clock of this moment."""
-        return self._lock.held
+        return self._held.held
 
     def expires_in(self) -> float:
         """Return for how many seconds it is held without another renewal; 0 when it is not."""
-        return self._lock.expires_in()
+        return self._held.expires_in()
 
     def check(self) -> None:
-        """Raise `LockLost` if the lock was lost, `NotHolder` if it is not held; no I/O."""
-        self._lock.check()
+        """Raise `LockLost` if it was lost, `NotHolder` if it is not held; no I/O."""
+        self._held.check()
 
-    def acquire(self, wait: Wait | Default = DEFAULT) -> SyncLock:
+    def acquire(self, wait: Wait | Default = DEFAULT) -> Self:
         """Acquire it; returns itself. Raises as `Lock.acquire`."""
-        seconds = self._wait if isinstance(wait, Default) else wait_seconds(wait)
-        try:
-            self._portal.call(self._lock.acquire_as, self._owners_of_thread(), seconds)
-        except BaseException as error:
-            if not isinstance(error, DistSyncError):  # interrupted; it may be held all the same
-                self._portal.send(self._lock.give_up)
-            raise
+        seconds = seconds_or(self._wait, wait)
+        taking = self._portal.submit(self._held.acquire_as, self._owners_of_thread(), seconds)
+        self._take(taking, self._held.give_up)
         return self
 
     def try_acquire(self) -> bool:
@@ -157,18 +150,10 @@ class SyncLock(InWith):
 
     def release(self) -> None:
         """Give it back. Raises as `Lock.release`."""
-        self._portal.call(self._lock.release)
+        self._portal.call(self._held.release)
 
-    def upgrade(self, wait: Wait = None) -> None:
-        """Turn a shared grant into an exclusive one, under a new token; see `Lock.upgrade`."""
-        self._portal.call(self._lock.upgrade, wait)
-
-    def downgrade(self) -> None:
-        """Turn an exclusive grant into a shared one; see `Lock.downgrade`."""
-        self._portal.call(self._lock.downgrade)
-
-    def __enter__(self) -> SyncLock:
-        self._enter(self._lock, self.acquire)
+    def __enter__(self) -> Self:
+        self._enter(self._held, self.acquire)
         return self
 
     def __exit__(
@@ -177,83 +162,64 @@ class SyncLock(InWith):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._leave(self._lock, self.release, self.name, error)
+        self._leave(self._held, self.release, self._label, error)
+
+    @property
+    @abstractmethod
+    def _label(self) -> str:
+        """What it is called in the log."""
 
 
-class SyncLockSet(InWith):
+class SyncLock(_SyncHolding[Lock]):
+    """A lock, shared lock or permit; made by `Client.lock`, `.semaphore` or `SyncSession.lock`.
+
+    One thread acquires it; any thread may call `check()` and `expires_in()`.
+    """
+
+    @property
+    def name(self) -> str:
+        """The name of the lock."""
+        return self._held.name
+
+    @property
+    def token(self) -> int:
+        """The fencing token of the grant; see `Lock.token`."""
+        return self._held.token
+
+    @property
+    def shared(self) -> bool:
+        """Whether it is, or will be, held together with others."""
+        return self._held.shared
+
+    def upgrade(self, wait: Wait = None) -> None:
+        """Turn a shared grant into an exclusive one, under a new token; see `Lock.upgrade`."""
+        self._portal.call(self._held.upgrade, wait)
+
+    def downgrade(self) -> None:
+        """Turn an exclusive grant into a shared one; see `Lock.downgrade`."""
+        self._portal.call(self._held.downgrade)
+
+    @property
+    def _label(self) -> str:
+        return self.name
+
+
+class SyncLockSet(_SyncHolding[LockSet]):
     """Several locks; made by `Client.acquire_many` or `SyncSession.acquire_many`."""
-
-    def __init__(
-        self, portal: Portal, locks: LockSet, owners: Callable[[], Owners], wait: Wait = None
-    ) -> None:
-        """Users call `Client.acquire_many` instead."""
-        self._portal = portal
-        self._locks = locks
-        self._owners_of_thread = owners
-        self._wait = wait_seconds(wait)
 
     @property
     def names(self) -> tuple[str, ...]:
         """The names of the locks."""
-        return self._locks.names
-
-    @property
-    def owner(self) -> str | None:
-        """Who holds them."""
-        return self._locks.owner
+        return self._held.names
 
     @property
     def tokens(self) -> Mapping[str, int]:
         """The fencing token of each lock by its name."""
-        return self._locks.tokens
+        return self._held.tokens
 
     @property
-    def held(self) -> bool:
-        """Whether they are held, by the clock of this moment."""
-        return self._locks.held
-
-    def expires_in(self) -> float:
-        """Return for how many seconds they are held without another renewal."""
-        return self._locks.expires_in()
-
-    def check(self) -> None:
-        """Raise `LockLost` if they were lost, `NotHolder` if they are not held; no I/O."""
-        self._locks.check()
-
-    def acquire(self, wait: Wait | Default = DEFAULT) -> SyncLockSet:
-        """Acquire all of them; returns itself. Raises as `Lock.acquire`."""
-        seconds = self._wait if isinstance(wait, Default) else wait_seconds(wait)
-        try:
-            self._portal.call(self._locks.acquire_as, self._owners_of_thread(), seconds)
-        except BaseException as error:
-            if not isinstance(error, DistSyncError):  # interrupted; they may be held all the same
-                self._portal.send(self._locks.give_up)
-            raise
-        return self
-
-    def try_acquire(self) -> bool:
-        """Acquire all of them if all are free now; returns whether they were."""
-        try:
-            self.acquire(wait=0)
-        except LockHeld:
-            return False
-        return True
-
-    def release(self) -> None:
-        """Give all of them back. Raises as `Lock.release`."""
-        self._portal.call(self._locks.release)
-
-    def __enter__(self) -> SyncLockSet:
-        self._enter(self._locks, self.acquire)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._leave(self._locks, self.release, ", ".join(self.names), error)
+    def _label(self) -> str:
+        return ", ".join(self.names)
 
 
 class SyncSession(InWith):
@@ -285,12 +251,7 @@ class SyncSession(InWith):
 
     def open(self) -> SyncSession:
         """Open it; returns itself. Raises as `Session.open`."""
-        try:
-            self._portal.call(self._session.open)
-        except BaseException as error:
-            if not isinstance(error, DistSyncError):
-                self._portal.send(self._session.give_up)
-            raise
+        self._take(self._portal.submit(self._session.open), self._session.give_up)
         return self
 
     def close(self) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from distsync.barriers import Barrier
 from distsync.elections import Election, Leader
-from distsync.errors import ClientClosed, DistSyncError, LockLost, OutcomeUnknown, Unavailable
+from distsync.errors import ClientClosed, LockLost, OutcomeUnknown, Unavailable
 from distsync.latches import Latch
 from distsync.locks import OnLost
 from distsync.sync_locks import InWith, in_thread
@@ -83,13 +83,7 @@ class SyncElection(InWith):
         future = self._campaigning = self._portal.submit(self._election.campaign, wait)
         if self._stopping.is_set():  # before there was anything to cancel
             future.cancel()
-        try:
-            future.result()
-        except BaseException as error:
-            future.cancel()
-            if not isinstance(error, DistSyncError):  # interrupted; it may lead all the same
-                self._portal.send(self._election.give_up)
-            raise
+        self._take(future, self._election.give_up)
 
     def resign(self) -> None:
         """Step down. Raises as `Lock.release`."""

@@ -14,7 +14,7 @@ from distsync.core import Core
 from distsync.durations import Duration, to_seconds
 from distsync.errors import DistSyncError, LockLost, WaitTimeout
 
-__all__ = ["DEFAULT", "Default", "Wait", "in_pieces", "until_of", "wait_seconds"]
+__all__ = ["DEFAULT", "Default", "Wait", "in_pieces", "seconds_or", "until_of", "wait_seconds"]
 
 T = TypeVar("T")
 
@@ -35,6 +35,11 @@ DEFAULT: Final = Default()
 def wait_seconds(wait: Wait) -> float | None:
     """Return how long to wait in seconds; None is for ever."""
     return None if wait is None else to_seconds(wait, "wait")
+
+
+def seconds_or(default: float | None, wait: Wait | Default) -> float | None:
+    """Return how long to wait in seconds, `default` unless something else is asked for."""
+    return default if isinstance(wait, Default) else wait_seconds(wait)
 
 
 def until_of(core: Core, seconds: float | None) -> float | None:

@@ -10,7 +10,9 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -262,20 +264,46 @@ def test_an_interrupted_acquire_leaves_nothing_held(
 ) -> None:
     """Ctrl-C between the grant and the body: nobody would give the lock back."""
     portal = client._engine().portal
-    call = portal.call
+    submit = portal.submit
 
-    def interrupted(function: Callable[..., object], *arguments: object) -> object:
-        call(function, *arguments)  # type: ignore[arg-type]
+    def interrupted(function: Callable[..., Any], *arguments: object) -> Future[Any]:
+        future = submit(function, *arguments)
+        future.result()
+        monkeypatch.setattr(future, "result", interrupt)
+        return future
+
+    def interrupt() -> None:
         raise KeyboardInterrupt
 
     for make in (lambda: client.lock("a"), lambda: client.acquire_many(["b", "c"])):
         thing = make()
-        monkeypatch.setattr(portal, "call", interrupted)
+        monkeypatch.setattr(portal, "submit", interrupted)
         with pytest.raises(KeyboardInterrupt):
             thing.acquire()
         monkeypatch.undo()
         eventually(lambda: served.held() == [])
         assert not thing.held
+
+
+@pytest.mark.parametrize("kind", ["lock", "acquire_many", "session", "election"])
+def test_what_is_held_stays_held_when_it_is_asked_for_again(client: Client, kind: str) -> None:
+    lock, locks, session, election = (
+        client.lock("a"),
+        client.acquire_many(["b"]),
+        client.session(),
+        client.election("c"),
+    )
+    thing, take = {
+        "lock": (lock, lock.acquire),
+        "acquire_many": (locks, locks.acquire),
+        "session": (session, session.open),
+        "election": (election, election.campaign),
+    }[kind]
+    take()
+    with pytest.raises(RuntimeError, match="make another"):
+        take()
+    client.status()  # whatever was sent to the client's thread meanwhile has begun
+    thing.check()
 
 
 def test_reading(client: Client) -> None:
