@@ -80,9 +80,9 @@ async def give_back_at_exit(giving_back: Awaitable[object], what: str) -> LockLo
 
 
 def tell_loss(
-    loss: DistSyncError | None, error: BaseException | None, *, cancelled_by_us: bool
+    loss: DistSyncError | None, error: BaseException | None, *, cancelled_by_us: bool = False
 ) -> None:
-    """End an `async with` that left with `error`: raise the loss, unless another error wins."""
+    """End a `with` that was left with `error`: raise the loss, unless another error wins."""
     if loss is None:
         return
     if error is None or cancelled_by_us:

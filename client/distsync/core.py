@@ -12,7 +12,7 @@ from weakref import WeakSet
 
 from distsync.background import Background
 from distsync.clock import Clock
-from distsync.errors import DistSyncError, LockLost, NotHolder
+from distsync.errors import DistSyncError, NotHolder
 from distsync.ghosts import AnyAcquire, Ghosts, acquire_path, may_have_been_done
 from distsync.identity import Identity, new_request_id
 from distsync.lease import Span
@@ -77,17 +77,19 @@ class Core:
         self._held.add(held)
         return held
 
-    def notify(self, callback: Callable[[LockLost], object] | None, error: LockLost) -> None:
+    def notify(
+        self, callback: Callable[[T], object] | None, news: T, *, name: str = "on_lost"
+    ) -> None:
         """Call a user's callback; what it raises is logged, what it awaits runs as a task."""
         if callback is None:
             return
         try:
-            result = callback(error)
+            result = callback(news)
         except Exception:
-            _log.exception("an on_lost callback failed")
+            _log.exception("an %s callback failed", name)
             return
         if inspect.iscoroutine(result):
-            self.background.spawn(result, name="distsync-on-lost")
+            self.background.spawn(result, name=f"distsync-{name}")
 
     async def renew(
         self, name: str, owner: str, token: int, ttl_ms: int, give_up_at: float

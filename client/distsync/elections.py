@@ -8,7 +8,6 @@ with every term. Candidates are elected in the order in which they began to stan
 
 from __future__ import annotations
 
-import inspect
 import logging
 import random
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -170,15 +169,7 @@ class Election:
         await self._lock.__aexit__(kind, error, traceback)
 
     def _notify_elected(self) -> None:
-        if self._on_elected is None:
-            return
-        try:
-            result = self._on_elected(self)
-        except Exception:
-            _log.exception("an on_elected callback failed")
-            return
-        if inspect.iscoroutine(result):
-            self._core.background.spawn(result, name="distsync-on-elected")
+        self._core.notify(self._on_elected, self, name="on_elected")
 
 
 def _leader_of(state: LockInfo) -> Leader | None:

@@ -15,6 +15,7 @@ from concurrent.futures import Future
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
 
+from distsync.body import tell_loss
 from distsync.errors import DistSyncError, LockHeld, LockLost, NotHolder
 from distsync.lock_sets import LockSet
 from distsync.locks import Lock, OnLost
@@ -63,11 +64,7 @@ def leave(
         loss = loss or (failure if isinstance(failure, LockLost) else LockLost(reason))
     except DistSyncError as failure:
         _log.warning("%s could not be given back, its lease will end: %s", what, failure)
-    if loss is None:
-        return
-    if error is None:
-        raise loss
-    error.add_note(str(loss))
+    tell_loss(loss, error)
 
 
 class InWith:

@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from distsync.backoff import AnyBackoff
+from distsync.body import tell_loss
 from distsync.consumers import Consumer
 from distsync.durations import Duration, to_seconds
 from distsync.fences import Fence
@@ -107,14 +108,8 @@ class SyncMessage:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if not self._portal.of_this_process:
-            return
-        loss = self._portal.call(self._message.leave, error)
-        if loss is None:
-            return
-        if error is None:
-            raise loss
-        error.add_note(str(loss))
+        if self._portal.of_this_process:
+            tell_loss(self._portal.call(self._message.leave, error), error)
 
 
 SyncHandler: TypeAlias = Callable[[SyncMessage], object]
