@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, TypeVar
 
-__all__ = ["MAX_JSON_BYTES", "batches"]
+__all__ = ["MAX_JSON_BYTES", "batches", "chunks"]
 
 T = TypeVar("T")
 
@@ -31,3 +31,9 @@ def batches(
         filled = sums
     if batch:
         yield batch
+
+
+def chunks(things: Sequence[T], size: int) -> Iterator[list[T]]:
+    """Yield things in their order, so many at a time."""
+    for first in range(0, len(things), size):
+        yield list(things[first : first + size])

@@ -15,6 +15,7 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import Final
 
+from distsync.batches import chunks
 from distsync.clock import Clock, Timer
 from distsync.errors import ClaimLost, DistSyncError, StaleReceipt
 from distsync.lease import Span, margin_seconds
@@ -154,8 +155,8 @@ class Keeper:
             if claim.extension is None and claim.extend_at <= soon:
                 due.setdefault(claim.visibility_ms, []).append(claim)
         for visibility_ms, claims in due.items():
-            for first in range(0, len(claims), MAX_BATCH):
-                self._begin(claims[first : first + MAX_BATCH], visibility_ms)
+            for batch in chunks(claims, MAX_BATCH):
+                self._begin(batch, visibility_ms)
         self._arm()
 
     def _begin(self, claims: list[Claim], visibility_ms: int) -> None:

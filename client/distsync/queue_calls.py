@@ -14,6 +14,7 @@ from urllib.parse import urlencode
 
 import msgspec
 
+from distsync.batches import chunks
 from distsync.core import Core
 from distsync.errors import DistSyncError, StaleReceipt
 from distsync.fences import FenceBody
@@ -53,7 +54,7 @@ from distsync.queue_models import (
 )
 from distsync.transport import Repeat, Reply
 
-__all__ = ["MAX_BATCH", "QueueCalls", "list_queues"]
+__all__ = ["MAX_BATCH", "MAX_BODY_BYTES", "QueueCalls", "list_queues"]
 
 _log = logging.getLogger("distsync")
 
@@ -61,6 +62,9 @@ T = TypeVar("T")
 
 MAX_BATCH: Final = 100
 """Messages of a push or a pop, receipts of an ack."""
+
+MAX_BODY_BYTES: Final = 256 * 1024
+"""UTF-8 of one message."""
 
 _GIVE_BACK_SECONDS: Final = 60.0
 _MAX_OWNERS_KEPT: Final = 10_000
@@ -183,10 +187,9 @@ class QueueCalls:
 
     async def _give_back(self, receipts: Sequence[str]) -> None:
         until = self.core.clock.now() + _GIVE_BACK_SECONDS
-        for first in range(0, len(receipts), MAX_BATCH):
+        for batch in chunks(receipts, MAX_BATCH):
             try:
-                some = receipts[first : first + MAX_BATCH]
-                await self.nack(some, spend=False, give_up_at=until)
+                await self.nack(batch, spend=False, give_up_at=until)
             except StaleReceipt:
                 pass  # they have come back already
             except DistSyncError as error:

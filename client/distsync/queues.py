@@ -18,7 +18,7 @@ from typing import Final
 import msgspec
 
 from distsync.backoff import AnyBackoff, Backoff
-from distsync.batches import MAX_JSON_BYTES, batches
+from distsync.batches import MAX_JSON_BYTES, batches, chunks
 from distsync.claims import Keeper
 from distsync.consumers import Consumer
 from distsync.core import Core
@@ -177,8 +177,7 @@ class Queue:
         """
         given = list(messages)
         stale: set[str] = set()
-        for first in range(0, len(given), MAX_BATCH):
-            batch = given[first : first + MAX_BATCH]
+        for batch in chunks(given, MAX_BATCH):
             receipts = [message.receipt for message in batch]
             try:
                 await self._calls.ack(receipts)

@@ -13,8 +13,8 @@ from distsync.cache_models import CachedLine, CacheStats, LinesPage
 from distsync.command.cache_views import lines_table, stats_page
 from distsync.command.calls import Caller
 from distsync.command.failures import Failure
-from distsync.command.options import Options, cluster_options
-from distsync.command.output import emit, render_json
+from distsync.command.options import Options, cluster_options, limit_option
+from distsync.command.output import emit, render_json, tell_more
 from distsync.command.status import look_around, name_of
 from distsync.errors import DistSyncError
 
@@ -43,14 +43,7 @@ def stats(options: Options) -> None:
 
 @click.command()
 @click.option("--node", metavar="NAME", help="Only of this node.")
-@click.option(
-    "--limit",
-    type=click.IntRange(min=0),
-    default=100,
-    show_default=True,
-    metavar="N",
-    help="How many of each node at most; 0 for all.",
-)
+@limit_option(" of each node")
 @cluster_options
 @click.pass_obj
 def lines(options: Options, node: str | None, limit: int) -> None:
@@ -66,7 +59,7 @@ def lines(options: Options, node: str | None, limit: int) -> None:
         return
     emit(lines_table([(name, line) for name, (held, _) in told for line in held]))
     if any(more for _, (_, more) in told):
-        click.echo("distsync: there are more; --limit 0 lists all", err=True)
+        tell_more()
 
 
 async def _collect(caller: Caller, url: str, limit: int) -> Lines:

@@ -21,7 +21,8 @@ from typing import Final
 
 from distsync.command.failures import ExitCode
 
-_TO_THE_GROUP: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+# What says that it is time to end; of a command, all its group is told.
+ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 _TO_THE_COMMAND: Final = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH)
 _POLL_SECONDS = 0.02
 _LAUNCHER = Path(__file__).with_name("parent.py")
@@ -96,7 +97,7 @@ class Child:
     def _take_signals(self) -> None:
         self._has_signals = True
         loop = asyncio.get_running_loop()
-        for number in _TO_THE_GROUP:
+        for number in ENDING:
             loop.add_signal_handler(number, self._signal_group, number)
         for number in _TO_THE_COMMAND:
             loop.add_signal_handler(number, self._signal_command, number)
@@ -108,7 +109,7 @@ class Child:
     def _give_signals_back(self) -> None:
         self._has_signals = False
         loop = asyncio.get_running_loop()
-        for number in (*_TO_THE_GROUP, *_TO_THE_COMMAND):
+        for number in (*ENDING, *_TO_THE_COMMAND):
             loop.remove_signal_handler(number)
         if self._foreground:
             loop.remove_signal_handler(signal.SIGCHLD)

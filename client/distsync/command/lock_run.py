@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import signal
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -20,7 +19,7 @@ import click
 
 from distsync.client import AsyncClient
 from distsync.command.after_dashes import AfterDashes, check_command
-from distsync.command.child import Child
+from distsync.command.child import ENDING, Child
 from distsync.command.durations import DurationType
 from distsync.command.failures import ExitCode, Failure
 from distsync.command.lock_options import LockRequest, holders_of, lock_options, why_not
@@ -30,7 +29,6 @@ from distsync.errors import DistSyncError, LockLost
 from distsync.locks import Lock
 
 _TELL_AFTER_SECONDS = 0.3
-_CANCELLING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
 @click.command(cls=AfterDashes)
@@ -180,7 +178,7 @@ async def _cancelled_by_signals() -> AsyncIterator[None]:
         received.append(number)
         task.cancel()
 
-    for number in _CANCELLING:
+    for number in ENDING:
         loop.add_signal_handler(number, cancel, number)
     try:
         yield

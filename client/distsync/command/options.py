@@ -84,6 +84,18 @@ def url_option(*, envvar: str | None = None) -> Callable[[_Function], _Function]
     )
 
 
+def limit_option(of: str = "") -> Callable[[_Function], _Function]:
+    """Return the decorator that adds `--limit` to a list; see `output.tell_more`."""
+    return click.option(
+        "--limit",
+        type=click.IntRange(min=0),
+        default=100,
+        show_default=True,
+        metavar="N",
+        help=f"How many{of} at most; 0 for all.",
+    )
+
+
 def cluster_options(function: _Function) -> _Function:
     """Add `--url` and `--output` to a subcommand; the environment is read by the root only."""
     return url_option()(output_option()(function))

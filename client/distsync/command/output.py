@@ -38,6 +38,11 @@ def emit(text: str) -> None:
     click.echo(text)
 
 
+def tell_more() -> None:
+    """Tell a person that a list was cut at its `--limit`."""
+    click.echo("distsync: there are more; --limit 0 lists all", err=True)
+
+
 def printable(text: str) -> str:
     """Replace control characters: a name may hold anything, and must not draw on a terminal."""
     return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from io import BufferedIOBase
-from typing import Final
 
 from distsync.command.failures import Failure
-
-MAX_BODY_BYTES: Final = 256 * 1024
+from distsync.queue_calls import MAX_BODY_BYTES
 
 
 def read_body(source: BufferedIOBase, max_bytes: int = MAX_BODY_BYTES) -> str:

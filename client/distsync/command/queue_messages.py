@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Iterator
 from typing import Any, cast, get_args
 
 import click
 
+from distsync.batches import chunks
 from distsync.command import interruptible
 from distsync.command.connecting import connect
 from distsync.command.durations import DurationType
 from distsync.command.failures import ExitCode, Failure
-from distsync.command.options import Options, cluster_options
-from distsync.command.output import body_for, emit, render_json
+from distsync.command.options import Options, cluster_options, limit_option
+from distsync.command.output import body_for, emit, render_json, tell_more
 from distsync.command.queue_options import DELAY, queue_argument
 from distsync.command.queue_views import message_page, message_table, peeked_table
 from distsync.errors import StaleReceipt
@@ -99,7 +99,7 @@ def ack(options: Options, name: str, receipts: tuple[str, ...]) -> None:
         async with connect(options) as client:
             calls = QueueCalls(client._core, name)
             stale: list[str] = []
-            for batch in _batches(receipts):
+            for batch in chunks(receipts, MAX_BATCH):
                 try:
                     await calls.ack(batch)
                 except StaleReceipt as error:
@@ -126,7 +126,7 @@ def nack(options: Options, name: str, receipts: tuple[str, ...], delay: int, *, 
             calls = QueueCalls(client._core, name)
             died: list[str] = []
             stale: list[str] = []
-            for batch in _batches(receipts):
+            for batch in chunks(receipts, MAX_BATCH):
                 try:
                     died += await calls.nack(batch, delay_ms=delay, dead=dead)
                 except StaleReceipt as error:
@@ -139,11 +139,6 @@ def nack(options: Options, name: str, receipts: tuple[str, ...], delay: int, *, 
         emit(render_json({"nacked": len(receipts), "dead": died}))
     else:
         emit(f"{len(receipts)} given back" + (f", {len(died)} of them dead" if died else ""))
-
-
-def _batches(receipts: tuple[str, ...]) -> Iterator[list[str]]:
-    for first in range(0, len(receipts), MAX_BATCH):
-        yield list(receipts[first : first + MAX_BATCH])
 
 
 def _check_stale(name: str, receipts: tuple[str, ...], stale: list[str]) -> None:
@@ -213,14 +208,7 @@ def cancel(options: Options, name: str, message_id: str) -> None:
     show_default=True,
     help="Which messages; ready and delayed are those without a group.",
 )
-@click.option(
-    "--limit",
-    type=click.IntRange(min=0),
-    default=100,
-    show_default=True,
-    metavar="N",
-    help="How many at most; 0 for all.",
-)
+@limit_option()
 @cluster_options
 @click.pass_obj
 def list_messages(options: Options, name: str, order: str, limit: int) -> None:
@@ -232,7 +220,7 @@ def list_messages(options: Options, name: str, order: str, limit: int) -> None:
         return
     emit(message_table(wanted, messages, now_ms))
     if is_more:
-        click.echo("distsync: there are more; --limit 0 lists all", err=True)
+        tell_more()
 
 
 async def _collect(

@@ -18,7 +18,7 @@ from distsync.command.connecting import TIMEOUT_SECONDS
 from distsync.command.failures import Failure
 from distsync.command.options import Options, cluster_options
 from distsync.command.output import emit, render_json
-from distsync.command.queue_bodies import MAX_BODY_BYTES, decoded, read_body
+from distsync.command.queue_bodies import decoded, read_body
 from distsync.command.queue_options import (
     DELAY,
     TTL,
@@ -27,6 +27,7 @@ from distsync.command.queue_options import (
     queue_argument,
 )
 from distsync.errors import DistSyncError
+from distsync.queue_calls import MAX_BODY_BYTES
 from distsync.queue_models import Message
 from distsync.sync_client import Client
 from distsync.sync_queues import SyncQueue

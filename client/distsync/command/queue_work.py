@@ -29,7 +29,7 @@ import click
 
 from distsync.client import AsyncClient
 from distsync.command.after_dashes import AfterDashes, check_command
-from distsync.command.child import Child
+from distsync.command.child import ENDING, Child
 from distsync.command.durations import DurationType, format_duration
 from distsync.command.options import Options, cluster_options
 from distsync.command.output import printable, render_json
@@ -38,7 +38,6 @@ from distsync.consumers import Consumer
 from distsync.errors import ClaimLost
 from distsync.messages import ClaimedMessage
 
-_STOPPING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 _MAX_CONCURRENCY: Final = 1_000
 _LONGEST_WARNING_SECONDS: Final = 2.0  # between SIGTERM and SIGKILL
 _WARNING_RATIO: Final = 1 / 4  # of the visibility; the claim is extended long before
@@ -141,7 +140,7 @@ class _Worker:
             )
             consuming = asyncio.ensure_future(consumer.run(self._handle, grace=plan.grace_seconds))
             loop = asyncio.get_running_loop()
-            for number in _STOPPING:
+            for number in ENDING:
                 loop.add_signal_handler(number, self._stop, consumer, consuming)
             loop.add_signal_handler(signal.SIGTSTP, self._pause)
             await asyncio.wait([consuming])

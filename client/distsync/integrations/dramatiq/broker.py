@@ -41,12 +41,11 @@ from distsync.integrations.dramatiq.consumer import ClaimedProxy, DistSyncConsum
 from distsync.integrations.dramatiq.failures import translated
 from distsync.integrations.dramatiq.pushing import Push, Pusher
 from distsync.nodes import DEFAULT_URLS
-from distsync.queue_calls import QueueCalls
+from distsync.queue_calls import MAX_BODY_BYTES, QueueCalls
 from distsync.sync_client import Client
 
 __all__ = ["DistSyncBroker"]
 
-_MAX_BODY_BYTES: Final = 256 * 1024
 _LONGEST_DELAY_MS: Final = 30 * 86_400_000
 _LONGEST_VISIBILITY_SECONDS: Final = 12 * 3_600.0
 _MOST_URGENT: Final = 9
@@ -154,10 +153,10 @@ class DistSyncBroker(Broker):
 
     def _push(self, message: Message[Any], delay_ms: int) -> None:
         body = to_text(message.encode())
-        if (size := len(body.encode())) > _MAX_BODY_BYTES:
+        if (size := len(body.encode())) > MAX_BODY_BYTES:
             raise PayloadTooLarge(
                 f"message {message.message_id} has {size} bytes as it is sent, and the limit is"
-                f" {_MAX_BODY_BYTES}",
+                f" {MAX_BODY_BYTES}",
                 field="body",
             )
         push = Push(

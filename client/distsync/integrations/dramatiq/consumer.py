@@ -23,6 +23,7 @@ from dramatiq.errors import BrokerError, DecodeError
 
 from distsync import consumers
 from distsync.backoff import Backoff
+from distsync.batches import chunks
 from distsync.errors import ClaimLost, ClientClosed, DistSyncError, StaleReceipt
 from distsync.integrations.dramatiq.bodies import to_bytes
 from distsync.integrations.dramatiq.failures import may_succeed_later, translated
@@ -177,8 +178,7 @@ class DistSyncConsumer(Consumer):
     async def _give_back(self, claimed: list[ClaimedMessage]) -> None:
         for message in claimed:
             message.let_go()
-        for first in range(0, len(claimed), MAX_BATCH):
-            batch = claimed[first : first + MAX_BATCH]
+        for batch in chunks(claimed, MAX_BATCH):
             stale: set[str] = set()
             try:
                 await self._calls.nack([message.receipt for message in batch], spend=False)
