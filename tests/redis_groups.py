@@ -4,29 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import redis
 
+from process.running import eventually
 from redis_server import RedisServer, free_port
 
-TIMEOUT_S = 30.0
 SLOTS = 16_384
 BUS_PORT_OFFSET = 10_000
-
-
-def wait_for(condition: Callable[[], bool], what: str) -> None:
-    """Return once it holds."""
-    deadline = time.monotonic() + TIMEOUT_S
-    while True:
-        with contextlib.suppress(redis.ConnectionError):
-            if condition():
-                return
-        if time.monotonic() > deadline:
-            raise TimeoutError(what)
-        time.sleep(0.02)
 
 
 def free_cluster_port() -> int:
@@ -87,7 +74,7 @@ class RedisCluster:
             old.execute_command("MIGRATE", "127.0.0.1", port, "", 0, 5_000, "KEYS", *keys)
         for server in self.servers:
             server.client().execute_command("CLUSTER", "SETSLOT", slot, "NODE", ids[to])
-        wait_for(lambda: self.owner(slot) == to, "the slot has moved")
+        eventually(lambda: self.owner(slot) == to, what="the slot has moved")
 
     def start(self) -> None:
         """Start the servers and have them meet."""
@@ -106,7 +93,7 @@ class RedisCluster:
                 one["cluster_state"] == "ok" and one["cluster_known_nodes"] == "3" for one in told
             )
 
-        wait_for(is_whole, "the cluster is whole")
+        eventually(is_whole, what="the cluster is whole")
 
 
 @contextlib.contextmanager
@@ -156,12 +143,12 @@ class Watched:
         """Start all three, the replica in step."""
         self.primary.start()
         self.replica.start()
-        wait_for(
+        eventually(
             lambda: self.replica.client().info("replication")["master_link_status"] == "up",
-            "the replica is in step",
+            what="the replica is in step",
         )
         self.sentinel.start()
-        wait_for(self._knows_the_replica, "the sentinel knows the replica")
+        eventually(self._knows_the_replica, what="the sentinel knows the replica")
 
     def _knows_the_replica(self) -> bool:
         with redis.Redis(port=self.sentinel_port) as client:
@@ -174,9 +161,9 @@ class Watched:
 
     def wait_for_failover(self) -> None:
         """Return once the replica is the primary."""
-        wait_for(
+        eventually(
             lambda: self.replica.client().info("replication")["role"] == "master",
-            "the replica is promoted",
+            what="the replica is promoted",
         )
 
 

@@ -11,7 +11,7 @@ import textwrap
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,6 +27,7 @@ from distsync import (
 )
 from process.cluster import Cluster
 from redis_server import RedisServer
+from waiting_for import eventually
 
 
 @pytest.fixture(scope="module")
@@ -44,12 +45,6 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, redis: RedisServer) -> Ite
         yield cluster
     finally:
         cluster.close()
-
-
-async def eventually(condition: Callable[[], object], timeout_s: float = 30) -> None:
-    async with asyncio.timeout(timeout_s):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 async def test_what_one_client_wrote_all_read_at_once_through_every_node(cluster: Cluster) -> None:
@@ -297,14 +292,14 @@ async def test_no_acknowledged_write_is_lost_when_nodes_are_killed(cluster: Clus
 
     async def progress(operations: int) -> None:
         goal = done + operations
-        await eventually(lambda: done >= goal, 60)
+        await eventually(lambda: done >= goal, within_seconds=60)
 
     async def kill() -> None:
         nonlocal is_over
         for victim in cluster.names[:2]:
             await progress(60)
             # A crash before the values of the one before are in two places again may lose some.
-            await eventually(lambda: is_settled(cluster.urls), 60)
+            await eventually(lambda: is_settled(cluster.urls), within_seconds=60)
             await asyncio.to_thread(cluster.kill, victim)
             await progress(60)
             cluster.start(victim)

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,6 +28,7 @@ from distsync import (
 )
 from process.running import Up, running_cluster
 from process.running import eventually as eventually_in_thread
+from waiting_for import eventually
 
 
 @pytest.fixture(scope="module")
@@ -46,12 +47,6 @@ def whole_again(up: Up) -> Iterator[None]:
     with Client(up.urls) as client:
         for url in up.urls:
             eventually_in_thread(lambda url=url: client.status(url).ready, what=f"{url} ready")
-
-
-async def eventually(condition: Callable[[], object], timeout_s: float = 20) -> None:
-    async with asyncio.timeout(timeout_s):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 async def renewed(leased: Lock | Election, seconds: float) -> None:
@@ -97,7 +92,7 @@ async def test_counting_under_a_lock_stays_right_while_leaders_are_killed(up: Up
     async def kill(client: AsyncClient) -> None:
         nonlocal killed
         for threshold in (10, 30):
-            await eventually(lambda t=threshold: counter >= t, 60)
+            await eventually(lambda t=threshold: counter >= t, within_seconds=60)
             os.kill(await leader_pid(up, client), signal.SIGKILL)
             killed += 1
 
@@ -136,7 +131,7 @@ async def test_waiters_keep_their_places_when_the_leader_is_stopped(up: Up) -> N
                 while await waiting() < 3:
                     await asyncio.sleep(0.05)
                 await holder.release()
-                await eventually(lambda: len(served) == 3, 40)
+                await eventually(lambda: len(served) == 3, within_seconds=40)
             finally:
                 os.kill(pid, signal.SIGCONT)
         assert served == [0, 1, 2]

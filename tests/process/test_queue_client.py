@@ -9,7 +9,7 @@ import sys
 import textwrap
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +18,7 @@ from distsync import AsyncClient, ClaimedMessage, Client, Queue, SyncMessage
 from process.cluster import Cluster
 from process.running import get
 from redis_server import RedisServer
+from waiting_for import eventually
 
 
 @pytest.fixture(scope="module")
@@ -35,12 +36,6 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, redis: RedisServer) -> Ite
         yield cluster
     finally:
         cluster.close()
-
-
-async def eventually(condition: Callable[[], object], timeout_s: float = 30) -> None:
-    async with asyncio.timeout(timeout_s):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 async def in_flight(queue: Queue, count: int) -> None:
@@ -66,12 +61,12 @@ async def test_nothing_is_lost_when_nodes_and_redis_are_killed_while_pushing_and
 
     async def kill() -> None:
         for threshold, victim in ((100, cluster.names[0]), (200, cluster.names[1])):
-            await eventually(lambda t=threshold: len(handled) > t, 60)
+            await eventually(lambda t=threshold: len(handled) > t, within_seconds=60)
             await asyncio.to_thread(cluster.kill, victim)
-            await eventually(lambda t=threshold: len(handled) > t + 50, 60)
+            await eventually(lambda t=threshold: len(handled) > t + 50, within_seconds=60)
             cluster.start(victim)
             await asyncio.to_thread(cluster.wait_ready)
-        await eventually(lambda: len(handled) > 350, 60)
+        await eventually(lambda: len(handled) > 350, within_seconds=60)
         await asyncio.to_thread(redis.kill)
         await asyncio.to_thread(redis.start)
 
@@ -87,7 +82,7 @@ async def test_nothing_is_lost_when_nodes_and_redis_are_killed_while_pushing_and
                 group.create_task(kill())
                 for first in range(4):
                     group.create_task(push(one.queue("safe"), range(first, total, 4)))
-            await eventually(lambda: len(handled) == total, 60)
+            await eventually(lambda: len(handled) == total, within_seconds=60)
             await in_flight(one.queue("safe"), 0)
             for consumer in consumers:
                 consumer.stop()

@@ -14,8 +14,9 @@ from distsync_node.errors import OutcomeUnknown, RedisUnavailable
 from distsync_node.queues.store import QueueStore, new_request_id
 from distsync_node.queues.types import NewMessage
 from distsync_node.redis_link.topology import Timing
+from process.running import eventually
 from queue_harness import retried
-from redis_groups import Watched, wait_for, watched_redis
+from redis_groups import Watched, watched_redis
 
 pytestmark = pytest.mark.long  # whole groups of Redis servers, minutes on a busy machine
 
@@ -119,8 +120,9 @@ async def fail_over_from_an_isolated_primary(watched: Watched, store: QueueStore
     await retried(lambda r: push(store, ACKED, r))
     (first,) = (await retried(lambda r: store.pop("orders", request_id=r, **CLAIM))).messages
     await retried(lambda r: push(store, CLAIMED, r))
-    wait_for(
-        lambda: watched.replica.client().zcard("dsq:{orders}:ready") == 1, "the replica has both"
+    eventually(
+        lambda: watched.replica.client().zcard("dsq:{orders}:ready") == 1,
+        what="the replica has both",
     )
     watched.cut_replication()
     tried = Tried(receipt=first.receipt)
@@ -169,9 +171,9 @@ async def test_with_wait_what_the_replica_did_not_hear_is_not_acknowledged(
 async def test_without_wait_service_goes_on_at_the_new_primary(watched: Watched) -> None:
     store = await QueueStore.open(watched.url(replicas=0), timing=QUICK)
     await push(store, 1, "first")
-    wait_for(
+    eventually(
         lambda: watched.replica.client().exists(b"dsq:{orders}:meta") == 1,
-        "the replica has it",
+        what="the replica has it",
     )
     watched.primary.kill()
     await asyncio.to_thread(watched.wait_for_failover)

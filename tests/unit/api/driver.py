@@ -90,10 +90,3 @@ def post(app: Any, path: str, body: bytes, **headers: str) -> Exchange:
     exchange = Exchange(app, "POST", path, headers=fields)
     exchange.feed(body)
     return exchange
-
-
-async def eventually(condition: Any, timeout_s: float = 5) -> None:
-    """Wait until a condition holds that nothing announces."""
-    async with asyncio.timeout(timeout_s):
-        while not condition():
-            await asyncio.sleep(0.001)

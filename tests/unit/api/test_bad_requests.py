@@ -10,8 +10,9 @@ import pytest
 from distsync_node.api.app import build_public_app
 from distsync_node.api.gateway import Gateway
 from distsync_node.api.options import ApiOptions
-from unit.api.driver import Exchange, eventually, post
+from unit.api.driver import Exchange, post
 from unit.api.local_node import LocalNode
+from waiting_for import eventually
 
 ACQUIRE: dict[str, Any] = {"name": "x", "owner": "a"}
 HELD: dict[str, Any] = {"name": "x", "owner": "a", "token": 1}

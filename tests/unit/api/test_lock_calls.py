@@ -7,8 +7,8 @@ import httpx
 import pytest
 
 from distsync_node.locks.commands import Acquire, KeepAlive, Release
-from unit.api.driver import eventually
 from unit.api.local_node import LEADER_URL, LocalNode
+from waiting_for import eventually
 
 
 async def call(client: httpx.AsyncClient, path: str, **body: Any) -> httpx.Response:

@@ -15,8 +15,9 @@ from distsync_node.api.gateway import Gateway
 from distsync_node.api.metrics import BUCKETS_S, RouteMetrics
 from distsync_node.api.options import ApiOptions
 from distsync_node.errors import NoLeader
-from unit.api.driver import eventually, post
+from unit.api.driver import post
 from unit.api.local_node import LocalNode
+from waiting_for import eventually
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 

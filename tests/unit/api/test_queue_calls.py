@@ -16,8 +16,9 @@ from distsync_node.errors import RedisUnavailable
 from distsync_node.queues.service import QueueService
 from redis_server import RedisServer
 from unit.api.conftest import QUICK
-from unit.api.driver import eventually, post
+from unit.api.driver import post
 from unit.api.local_node import LocalNode
+from waiting_for import eventually
 
 
 @pytest.fixture(scope="module")

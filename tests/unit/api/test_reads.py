@@ -10,8 +10,9 @@ from distsync_node.api.app import build_public_app
 from distsync_node.api.gateway import Gateway
 from distsync_node.api.options import ApiOptions
 from distsync_node.errors import NoLeader, ShuttingDown
-from unit.api.driver import Exchange, eventually, post
+from unit.api.driver import Exchange, post
 from unit.api.local_node import LocalNode
+from waiting_for import eventually
 
 
 async def acquire(client: httpx.AsyncClient, **body: Any) -> None:

@@ -14,8 +14,8 @@ import uvicorn
 from distsync_node.api.direct import direct_protocol
 from distsync_node.api.gateway import Gateway
 from distsync_node.api.server import HttpProtocol
-from unit.api.driver import eventually
 from unit.api.local_node import LocalNode
+from waiting_for import eventually
 
 ACQUIRE = b'{"name":"x","owner":"a"}'
 

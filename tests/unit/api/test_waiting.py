@@ -7,8 +7,9 @@ import asyncio
 import pytest
 
 from distsync_node.api.gateway import Gateway
-from unit.api.driver import Exchange, eventually, post
+from unit.api.driver import Exchange, post
 from unit.api.local_node import LocalNode
+from waiting_for import eventually
 
 FIRST = b'{"name":"x","owner":"a"}'
 SECOND = b'{"name":"x","owner":"b","wait_ms":60000}'

@@ -23,7 +23,7 @@ from distsync.connections import NotDone
 from distsync.nodes import Endpoint
 from unit.client.jump_clock import JumpClock
 from unit.client.scripted_cluster import ScriptedCluster, problem
-from unit.client.waiting_for import eventually
+from waiting_for import eventually
 
 MakeClient = Callable[..., AsyncClient]
 ACQUIRE = "/lock/acquire"
@@ -307,7 +307,7 @@ async def test_renewals_are_not_held_up_by_many_waiting_requests(
     async with asyncio.TaskGroup() as group:
         for number in range(150):
             group.create_task(_acquire_and_release(client, f"waiter-{number}"))
-        await eventually(lambda: cluster.table.waiting_count() == 150, 20)
+        await eventually(lambda: cluster.table.waiting_count() == 150, within_seconds=20)
         clock.jump(4)
         await eventually(lambda: holder.expires_in() > 9)
         await holder.release()

@@ -12,7 +12,7 @@ import pytest
 from distsync import AsyncClient
 from unit.client.jump_clock import JumpClock
 from unit.client.scripted_cluster import ScriptedCluster
-from unit.client.waiting_for import eventually
+from waiting_for import eventually
 
 PATHS = ("/lock/acquire", "/lock/renew", "/lock/release", "/session")
 OWN = ("request_id", "owner", "token", "name")

@@ -10,7 +10,7 @@ from distsync import LockLost, NotHolder, Unavailable
 from distsync.background import Background
 from distsync.lease import Lease, Span
 from unit.client.jump_clock import JumpClock
-from unit.client.waiting_for import eventually
+from waiting_for import eventually
 
 
 @pytest.fixture

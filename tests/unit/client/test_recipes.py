@@ -23,7 +23,7 @@ from distsync import (
 )
 from unit.client.jump_clock import JumpClock
 from unit.client.scripted_cluster import ScriptedCluster, problem
-from unit.client.waiting_for import eventually
+from waiting_for import eventually
 
 MakeClient = Callable[..., AsyncClient]
 

@@ -29,15 +29,9 @@ from distsync import (
     WaitTimeout,
 )
 from distsync.portal import Portal
+from process.running import eventually
 from unit.client.jump_clock import JumpClock
 from unit.client.scripted_cluster import ScriptedCluster
-
-
-def eventually(condition: Callable[[], object], timeout_s: float = 5) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
 
 
 class Served:

@@ -11,7 +11,7 @@ import pytest
 from distsync import AsyncClient, BadRequest, LockInfo, Unavailable
 from unit.client.jump_clock import JumpClock
 from unit.client.scripted_cluster import ScriptedCluster, problem
-from unit.client.waiting_for import eventually
+from waiting_for import eventually
 
 MakeClient = Callable[..., AsyncClient]
 

@@ -21,19 +21,13 @@ from dramatiq.middleware import Middleware
 from distsync import Client, PayloadTooLarge, QueueFull, SyncQueue
 from distsync.integrations.dramatiq import DistSyncBroker
 from distsync.integrations.dramatiq.consumer import DistSyncConsumer
+from process.running import eventually
 from unit.client.scripted_cluster import problem
 from unit.integrations.conftest import Served
 
 
 def a_message(*args: Any, queue: str = "default", **options: Any) -> Message[Any]:
     return Message(queue, "work", args, {}, options)
-
-
-def eventually(condition: Callable[[], object], timeout_s: float = 20) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def take(consumer: DistSyncConsumer, count: int) -> list[MessageProxy]:
@@ -410,7 +404,7 @@ def test_a_message_whose_retry_cannot_be_enqueued_is_not_lost(
 
     asked_until_answered(work.send)
     with worker(broker):
-        eventually(lambda: len(times) == 2, 40)
+        eventually(lambda: len(times) == 2, within_seconds=40)
         served.heal()
     assert len(times) == 2
 

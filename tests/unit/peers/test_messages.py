@@ -21,6 +21,7 @@ from distsync_node.peers.outbound import Target
 from distsync_node.peers.wire import MESSAGES_PATH, encode
 from distsync_node.raft.types import LogIndex, MemberId
 from distsync_node.replica.types import Answer, AnswerCode, Envelope, HashReport, PeerMessage
+from waiting_for import eventually
 
 SECRET = "secret"
 LOCALHOST = "127.0.0.1"
@@ -118,12 +119,6 @@ async def sender() -> AsyncIterator[Sender]:
     sender = Sender()
     yield sender
     await sender.link.close()
-
-
-async def eventually(probe: Callable[[], object], what: str = "") -> None:
-    async with asyncio.timeout(20):
-        while not probe():
-            await asyncio.sleep(0.005)
 
 
 async def test_messages_of_one_moment_share_a_request_and_its_answer_brings_others(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from typing import Any
 
 import pytest
 
@@ -14,6 +13,7 @@ from distsync_node.queues.service import QueueService
 from distsync_node.queues.sweeping import Sweeper
 from distsync_node.queues.types import NewMessage, QueueConfigChange, Swept
 from redis_server import RedisServer
+from waiting_for import eventually
 
 
 @pytest.fixture
@@ -24,12 +24,6 @@ async def node(server: RedisServer) -> AsyncIterator[QueueService]:
     await node.start()
     yield node
     await node.close()
-
-
-async def eventually(condition: Callable[[], Any]) -> None:
-    async with asyncio.timeout(20):
-        while not condition():
-            await asyncio.sleep(0.02)
 
 
 async def test_what_expired_leaves_a_queue_that_nobody_pops(

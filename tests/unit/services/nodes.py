@@ -10,8 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import uvicorn
@@ -44,6 +43,7 @@ from distsync_node.services.interface import CommandReply
 from distsync_node.services.node import NodeService
 from distsync_node.services.runtime import Runtime
 from distsync_node.storage import Storage
+from waiting_for import eventually
 
 SECRET = "a secret of tests"
 CALM = RaftOptions(election_timeout_min_ms=30_000, election_timeout_max_ms=60_000)
@@ -209,13 +209,6 @@ async def running(
     finally:
         for node in cluster.nodes:
             await node.stop()
-
-
-async def eventually(probe: Callable[[], object], what: str, within_seconds: float = 30.0) -> None:
-    deadline = time.monotonic() + within_seconds
-    while not probe():
-        assert time.monotonic() < deadline, f"not in time: {what}"
-        await asyncio.sleep(0.01)
 
 
 def from_b(node: TestNode, message: RaftMessage) -> Envelope:

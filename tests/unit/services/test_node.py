@@ -40,11 +40,11 @@ from unit.services.nodes import (
     TestCluster,
     TestNode,
     acquire,
-    eventually,
     release,
     running,
     token_of,
 )
+from waiting_for import eventually
 
 TIMEOUT_MS = 20_000
 SHORT_MS = 300

@@ -28,12 +28,12 @@ from distsync_node.storage import Storage
 from unit.services.nodes import (
     TestNode,
     acquire,
-    eventually,
     from_b,
     running,
     token_of,
     vote_request,
 )
+from waiting_for import eventually
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from distsync import (
 )
 from unit.client.cache.conftest import CacheCluster
 from unit.client.scripted_cluster import problem
-from unit.client.waiting_for import eventually
+from waiting_for import eventually
 
 MakeClient = Callable[..., AsyncClient]
 

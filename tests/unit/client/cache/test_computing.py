@@ -14,7 +14,7 @@ import pytest
 from distsync import AsyncClient, BadRequest, Cache, ComputeTimeout, Unavailable
 from unit.client.cache.conftest import CacheCluster
 from unit.client.scripted_cluster import problem
-from unit.client.waiting_for import eventually
+from waiting_for import eventually
 
 MakeClient = Callable[..., AsyncClient]
 

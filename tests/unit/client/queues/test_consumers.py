@@ -24,7 +24,7 @@ from distsync.popping import Popper
 from unit.client.jump_clock import JumpClock
 from unit.client.queues.conftest import QueueCluster
 from unit.client.scripted_cluster import problem
-from unit.client.waiting_for import eventually
+from waiting_for import eventually
 
 
 class Handler:
@@ -310,7 +310,7 @@ async def test_an_outage_does_not_end_it(
         node.fault("/queue/pop", times=3, answer=problem(503, "redis_unavailable"))
     running = asyncio.create_task(consumer.run(handler))
     await queue.push("x")
-    await eventually(lambda: handler.ended == ["x"], 20)
+    await eventually(lambda: handler.ended == ["x"], within_seconds=20)
     await stopped(consumer, running)
 
 

@@ -31,7 +31,7 @@ from distsync import popping as popping_module
 from unit.client.jump_clock import JumpClock
 from unit.client.queues.conftest import QueueCluster
 from unit.client.scripted_cluster import ScriptedCluster, problem
-from unit.client.waiting_for import eventually
+from waiting_for import eventually
 
 
 async def test_a_message_is_pushed_claimed_and_done(queue: Queue) -> None:

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
@@ -22,16 +22,10 @@ from distsync import (
 )
 from distsync.portal import Portal
 from distsync_node.queues.service import QueueService
+from process.running import eventually
 from redis_server import RedisServer
 from unit.client.jump_clock import JumpClock
 from unit.client.queues.conftest import QueueCluster
-
-
-def eventually(condition: Callable[[], object], timeout_s: float = 10) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
 
 
 class Served:
