@@ -165,9 +165,8 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def ready_cluster(directory: Path, nodes: int = 3) -> Iterator[Cluster]:
-    """A cluster that has a leader."""
-    cluster = Cluster(directory, nodes)
+def running(cluster: Cluster) -> Iterator[Cluster]:
+    """Start all its nodes, until they are ready and one leads; leave nothing behind."""
     try:
         cluster.start()
         cluster.wait_ready()
@@ -179,3 +178,12 @@ def ready_cluster(directory: Path, nodes: int = 3) -> Iterator[Cluster]:
         raise
     finally:
         cluster.close()
+
+
+@contextlib.contextmanager
+def ready_cluster(
+    directory: Path, nodes: int = 3, *, options: Sequence[str] = ()
+) -> Iterator[Cluster]:
+    """A cluster that has a leader."""
+    with running(Cluster(directory, nodes, options=options)) as cluster:
+        yield cluster

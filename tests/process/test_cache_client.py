@@ -11,8 +11,6 @@ import textwrap
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -26,25 +24,7 @@ from distsync import (
     VersionMismatch,
 )
 from process.cluster import Cluster
-from redis_server import RedisServer
 from waiting_for import eventually
-
-
-@pytest.fixture(scope="module")
-def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    with RedisServer(Path(tmp_path_factory.mktemp("redis"))) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory, redis: RedisServer) -> Iterator[Cluster]:
-    cluster = Cluster(tmp_path_factory.mktemp("cluster"), options=["--redis", redis.url])
-    try:
-        cluster.start()
-        cluster.wait_ready()
-        yield cluster
-    finally:
-        cluster.close()
 
 
 async def test_what_one_client_wrote_all_read_at_once_through_every_node(cluster: Cluster) -> None:

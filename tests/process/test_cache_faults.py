@@ -39,12 +39,6 @@ NODE_LEASE_SECONDS = LeaseOptions().granted_ms / 1_000
 SERVED_AFTER = 40
 
 
-@pytest.fixture(scope="module")
-def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    with RedisServer(tmp_path_factory.mktemp("redis")) as redis:
-        yield redis
-
-
 @contextlib.contextmanager
 def running(directory: Path, redis: RedisServer, nodes: int = 3) -> Iterator[Cluster]:
     """A cluster whose first three nodes run."""

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import itertools
 from base64 import b64decode, b64encode
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -15,23 +14,13 @@ import pytest
 from process.cache_calls import Answer, delete, get, path_of, post, put, put_bytes, send
 from process.cluster import Cluster
 from process.running import acquire, eventually
-from redis_server import RedisServer
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    with RedisServer(Path(tmp_path_factory.mktemp("redis"))) as redis:
-        cluster = Cluster(tmp_path_factory.mktemp("nodes"), options=["--redis", redis.url])
-        try:
-            cluster.start()
-            cluster.wait_ready()
-            for url in cluster.urls:  # the first calls are answered too, once a node is ready
-                assert put(url, "warm", 1).status == 200
-            yield cluster
-        finally:
-            for name in cluster.names:
-                print(f"--- {name}\n{cluster.log_of(name)[-2_000:]}")
-            cluster.close()
+def cluster(cluster: Cluster) -> Cluster:
+    for url in cluster.urls:  # the first calls are answered too, once a node is ready
+        assert put(url, "warm", 1).status == 200
+    return cluster
 
 
 def state(url: str, key: str) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from process.calls import Answer, call, call_later
-from process.cluster import Cluster
+from process.cluster import Cluster, running
 from process.running import eventually
 from redis_server import RedisServer
 
@@ -26,21 +26,16 @@ TimedAnswer = tuple[Answer, float]
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    with RedisServer(Path(tmp_path_factory.mktemp("redis"))) as redis:
-        cluster = Cluster(tmp_path_factory.mktemp("cluster"), options=["--redis", redis.url])
-        for name, shift in SHIFTS.items():
-            cluster.own_environment[name] = {
-                "PYTHONPATH": str(Path(__file__).with_name("shifted_clock")),
-                "SHIFTED_CLOCK_SECONDS": str(shift),
-            }
-        try:
-            cluster.start()
-            cluster.wait_ready()
-            cluster.wait_for_ring(cluster.names)
-            yield cluster
-        finally:
-            cluster.close()
+def cluster(tmp_path_factory: pytest.TempPathFactory, redis: RedisServer) -> Iterator[Cluster]:
+    cluster = Cluster(tmp_path_factory.mktemp("cluster"), options=["--redis", redis.url])
+    for name, shift in SHIFTS.items():
+        cluster.own_environment[name] = {
+            "PYTHONPATH": str(Path(__file__).with_name("shifted_clock")),
+            "SHIFTED_CLOCK_SECONDS": str(shift),
+        }
+    with running(cluster):
+        cluster.wait_for_ring(cluster.names)
+        yield cluster
 
 
 def ask(cluster: Cluster, node: str, path: str, **body: object) -> Answer:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +13,7 @@ from schemathesis.specs.openapi import checks
 
 from distsync_node.api.cache_operations import CACHE_OPERATIONS
 from distsync_node.api.queue_operations import QUEUE_OPERATIONS
-from process.cluster import Cluster
+from process.cluster import ready_cluster
 from redis_server import RedisServer
 
 LONGEST_WAIT_MS = 3
@@ -32,15 +31,10 @@ CHECKS = [
 
 
 @pytest.fixture(scope="module")
-def document(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    with RedisServer(Path(tmp_path_factory.mktemp("redis"))) as redis:
-        cluster = Cluster(tmp_path_factory.mktemp("node"), nodes=1, options=["--redis", redis.url])
-        try:
-            cluster.start()
-            cluster.wait_ready()
-            yield schemathesis.openapi.from_url(f"{cluster.urls[0]}/openapi.json")
-        finally:
-            cluster.close()
+def document(tmp_path_factory: pytest.TempPathFactory, redis: RedisServer) -> Iterator[Any]:
+    options = ["--redis", redis.url]
+    with ready_cluster(tmp_path_factory.mktemp("node"), nodes=1, options=options) as cluster:
+        yield schemathesis.openapi.from_url(f"{cluster.urls[0]}/openapi.json")
 
 
 @pytest.mark.parametrize("operation", [one.id for one in (*QUEUE_OPERATIONS, *CACHE_OPERATIONS)])

@@ -29,23 +29,10 @@ from distsync import Client, SyncQueue
 from distsync.integrations.dramatiq import DistSyncBroker
 from process.cluster import Cluster
 from process.running import eventually
-from redis_server import RedisServer
 
 JOIN_MS = 60_000
 
 _numbers = itertools.count()
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    with RedisServer(Path(tmp_path_factory.mktemp("redis"))) as redis:
-        cluster = Cluster(tmp_path_factory.mktemp("cluster"), options=["--redis", redis.url])
-        try:
-            cluster.start()
-            cluster.wait_ready()
-            yield cluster
-        finally:
-            cluster.close()
 
 
 @pytest.fixture

@@ -9,25 +9,19 @@ import pytest
 from e2e.load_process import LoadProcess
 from e2e.load_program import GAP_SECONDS
 from process.cluster import Cluster
-from redis_server import RedisServer
 
 
 @pytest.mark.timeout(240)
-async def test_nothing_acknowledged_is_lost_while_the_leader_is_killed(tmp_path: Path) -> None:
-    with RedisServer(tmp_path) as redis:
-        cluster = Cluster(tmp_path, 3, options=[f"--redis={redis.url}"])
-        cluster.start()
-        try:
-            cluster.wait_ready()
-            async with LoadProcess(",".join(cluster.urls), tmp_path / "load.out") as load:
-                leader = cluster.wait_for_leader()
-                cluster.kill(leader)
-                cluster.wait_for_leader([name for name in cluster.names if name != leader])
-                cluster.start(leader)
-                cluster.wait_ready()
-                told = await load.settle()
-        finally:
-            cluster.close()
+async def test_nothing_acknowledged_is_lost_while_the_leader_is_killed(
+    tmp_path: Path, cluster: Cluster
+) -> None:
+    async with LoadProcess(",".join(cluster.urls), tmp_path / "load.out") as load:
+        leader = cluster.wait_for_leader()
+        cluster.kill(leader)
+        cluster.wait_for_leader([name for name in cluster.names if name != leader])
+        cluster.start(leader)
+        cluster.wait_ready()
+        told = await load.settle()
     assert told["broken"] == []
     assert told["lost"] == []
     assert told["pushed"] > 0

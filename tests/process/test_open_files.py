@@ -10,7 +10,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from process.cluster import Cluster
+from process.cluster import ready_cluster
 from process.running import eventually, get
 
 OPEN_FILES = 256
@@ -25,11 +25,8 @@ def post(connection: http.client.HTTPConnection, path: str, body: object) -> tup
 
 
 def test_a_node_full_of_idle_connections_serves_and_keeps_its_log(tmp_path: Path) -> None:
-    cluster = Cluster(tmp_path, 1)
     with contextlib.ExitStack() as undo:
-        undo.callback(cluster.close)
-        cluster.start()
-        cluster.wait_ready()
+        cluster = undo.enter_context(ready_cluster(tmp_path, 1))
         process = cluster.processes["n1"]
         resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (OPEN_FILES, OPEN_FILES))
         early = http.client.HTTPConnection("127.0.0.1", cluster.port("n1"), timeout=30)

@@ -9,8 +9,6 @@ import sys
 import textwrap
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -19,23 +17,6 @@ from process.cluster import Cluster
 from process.running import get
 from redis_server import RedisServer
 from waiting_for import eventually
-
-
-@pytest.fixture(scope="module")
-def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    with RedisServer(Path(tmp_path_factory.mktemp("redis"))) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory, redis: RedisServer) -> Iterator[Cluster]:
-    cluster = Cluster(tmp_path_factory.mktemp("cluster"), options=["--redis", redis.url])
-    try:
-        cluster.start()
-        cluster.wait_ready()
-        yield cluster
-    finally:
-        cluster.close()
 
 
 async def in_flight(queue: Queue, count: int) -> None:

@@ -19,13 +19,12 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from process.calls import Answer, call
-from process.cluster import Cluster
+from process.cluster import Cluster, running
 from process.redis_gate import RedisGate, Way
 from process.running import eventually, get
 from redis_server import RedisServer
@@ -102,21 +101,18 @@ def end(worker: subprocess.Popen[str]) -> None:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+def place(tmp_path_factory: pytest.TempPathFactory, redis: RedisServer) -> Iterator[Place]:
     cluster = Cluster(tmp_path_factory.mktemp("cluster"))
-    with RedisServer(Path(tmp_path_factory.mktemp("redis"))) as redis:
-        gates = {name: RedisGate(redis.socket) for name in cluster.names}
-        for name, gate in gates.items():
-            cluster.own_options[name] = ["--redis", gate.url]
-        try:
-            cluster.start()
-            cluster.wait_ready()
+    gates = {name: RedisGate(redis.socket) for name in cluster.names}
+    for name, gate in gates.items():
+        cluster.own_options[name] = ["--redis", gate.url]
+    try:
+        with running(cluster):
             cluster.wait_for_ring(cluster.names)
             yield Place(cluster, redis, gates)
-        finally:
-            cluster.close()
-            for gate in gates.values():
-                gate.close()
+    finally:
+        for gate in gates.values():
+            gate.close()
 
 
 @pytest.mark.parametrize("victim", ["worker", "forwarder", "owner", "redis"])

@@ -12,7 +12,6 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,23 +22,6 @@ from process.cluster import Cluster
 from process.queue_load import QueueLoad
 from process.running import eventually, get
 from redis_server import RedisServer
-
-
-@pytest.fixture(scope="module")
-def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    with RedisServer(Path(tmp_path_factory.mktemp("redis"))) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory, redis: RedisServer) -> Iterator[Cluster]:
-    cluster = Cluster(tmp_path_factory.mktemp("cluster"), options=["--redis", redis.url])
-    try:
-        cluster.start()
-        cluster.wait_ready()
-        yield cluster
-    finally:
-        cluster.close()
 
 
 def post(url: str, **body: Any) -> Any:

@@ -9,8 +9,6 @@ with the model, and the invariants of the data model are checked.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,19 +27,13 @@ WALK_STEPS = 150
 NAMES = ("orders", "a{b}c", "}{", "with space", "naïve/队列%", "%7Borders%7D")
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    with RedisServer(Path(tmp_path_factory.mktemp("redis"))) as server:
-        yield server
-
-
-def make_machine(server: RedisServer, **options: Any) -> type[RuleBasedStateMachine]:
+def make_machine(redis: RedisServer, **options: Any) -> type[RuleBasedStateMachine]:
     """Return a machine of one rule per command."""
 
     class QueuesAgainstModel(RuleBasedStateMachine):
         def __init__(self) -> None:
             super().__init__()
-            self.comparison = Comparison(server, nodes=1, **options)
+            self.comparison = Comparison(redis, nodes=1, **options)
 
         def teardown(self) -> None:
             self.comparison.close()
@@ -60,9 +52,9 @@ def make_machine(server: RedisServer, **options: Any) -> type[RuleBasedStateMach
     return QueuesAgainstModel
 
 
-def test_short_histories(server: RedisServer) -> None:
+def test_short_histories(redis: RedisServer) -> None:
     run_state_machine_as_test(
-        make_machine(server),
+        make_machine(redis),
         settings=settings(
             max_examples=EXAMPLES,
             stateful_step_count=STEPS,
@@ -89,8 +81,8 @@ def walk(comparison: Comparison, seed: int, steps: int, restarts: int = 0) -> No
 
 
 @pytest.mark.parametrize("seed", range(WALKS))
-def test_long_histories_over_two_nodes_with_restarts(server: RedisServer, seed: int) -> None:
-    comparison = Comparison(server, queue=NAMES[seed % len(NAMES)])
+def test_long_histories_over_two_nodes_with_restarts(redis: RedisServer, seed: int) -> None:
+    comparison = Comparison(redis, queue=NAMES[seed % len(NAMES)])
     try:
         walk(comparison, seed, WALK_STEPS, restarts=1)
     finally:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -21,17 +20,11 @@ from unit.api.local_node import LocalNode
 from waiting_for import eventually
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    with RedisServer(Path(tmp_path_factory.mktemp("redis"))) as server:
-        yield server
-
-
 @pytest.fixture
-async def queues(server: RedisServer) -> AsyncIterator[QueueService]:
-    with server.client() as client:
+async def queues(redis: RedisServer) -> AsyncIterator[QueueService]:
+    with redis.client() as client:
         client.flushall()
-    queues = QueueService(server.url)
+    queues = QueueService(redis.url)
     await queues.start()
     yield queues
     await queues.close()
@@ -190,9 +183,9 @@ async def test_a_long_poll_ends_empty_after_its_time(client: httpx.AsyncClient) 
 
 
 async def test_another_nodes_push_is_found_within_a_second(
-    client: httpx.AsyncClient, server: RedisServer, node: LocalNode
+    client: httpx.AsyncClient, redis: RedisServer, node: LocalNode
 ) -> None:
-    other = QueueService(server.url)
+    other = QueueService(redis.url)
     await other.start()
     app = build_public_app(node, node_name="node-2", queues=other, options=QUICK)
     poll = asyncio.create_task(pop(client, wait_ms=30_000))

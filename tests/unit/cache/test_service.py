@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
 
 import pytest
 
@@ -21,12 +20,6 @@ from unit.cache.alone import service_alone
 
 TIMEOUT_MS = 20_000
 LOCAL = CacheOptions(durability=Durability.LOCAL, write_back_after_ms=3_600_000)
-
-
-@pytest.fixture(scope="module")
-def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
-        yield server
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import hiredis
@@ -25,20 +25,14 @@ PING = pack_command("PING")
 OTHER_STALL_S = 0.2
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    with RedisServer(Path(tmp_path_factory.mktemp("redis"))) as server:
-        yield server
-
-
-async def open_link(server: RedisServer, stall_s: float = 5.0) -> Link:
-    endpoint = Endpoint(path=str(server.socket))
+async def open_link(redis: RedisServer, stall_s: float = 5.0) -> Link:
+    endpoint = Endpoint(path=str(redis.socket))
     return await connect(endpoint, Credentials(), connect_s=2.0, stall_s=stall_s)
 
 
 @pytest.fixture
-async def link(server: RedisServer) -> AsyncIterator[Link]:
-    link = await open_link(server)
+async def link(redis: RedisServer) -> AsyncIterator[Link]:
+    link = await open_link(redis)
     yield link
     link.close()
 
@@ -48,7 +42,7 @@ async def test_replies_come_to_their_calls(link: Link) -> None:
     assert await asyncio.gather(*calls) == [str(i).encode() for i in range(500)]
 
 
-async def test_calls_of_one_turn_leave_in_one_write(server: RedisServer, link: Link) -> None:
+async def test_calls_of_one_turn_leave_in_one_write(redis: RedisServer, link: Link) -> None:
     writes = []
     transport = link._transport
     assert transport is not None
@@ -95,12 +89,12 @@ async def test_a_cancelled_caller_disturbs_no_other(link: Link) -> None:
 async def test_calls_in_flight_when_the_server_dies_may_have_been_done(
     tmp_path: Path,
 ) -> None:
-    with RedisServer(tmp_path) as server:
-        link = await open_link(server)
-        server.pause()
+    with RedisServer(tmp_path) as redis:
+        link = await open_link(redis)
+        redis.pause()
         sent = link.call(PING)
         await asyncio.sleep(0)  # the write leaves
-        server.kill()
+        redis.kill()
         with pytest.raises(LinkLost) as lost:
             await sent
         assert lost.value.was_sent
@@ -117,20 +111,20 @@ async def test_a_call_that_has_not_left_was_certainly_not_done(link: Link) -> No
     assert not lost.value.was_sent
 
 
-async def test_a_server_that_stalls_is_given_up(server: RedisServer) -> None:
-    link = await open_link(server, OTHER_STALL_S)
-    server.pause()
+async def test_a_server_that_stalls_is_given_up(redis: RedisServer) -> None:
+    link = await open_link(redis, OTHER_STALL_S)
+    redis.pause()
     try:
         with pytest.raises(LinkLost) as lost:
             await link.call(PING)
     finally:
-        server.resume()
+        redis.resume()
     assert lost.value.was_sent
     assert link.is_lost
 
 
-async def test_a_link_without_calls_does_not_stall(server: RedisServer) -> None:
-    link = await open_link(server, 0.01)
+async def test_a_link_without_calls_does_not_stall(redis: RedisServer) -> None:
+    link = await open_link(redis, 0.01)
     await link.call(PING)
     loop = asyncio.get_running_loop()
     until = loop.time() + 0.05
