@@ -11,11 +11,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
 import msgspec
 from aiohttp import web
 
+from distsync.portal import Portal
 from distsync_node.api.app import build_public_app
 from distsync_node.api.gateway import Gateway
 from distsync_node.api.options import ApiOptions
@@ -329,3 +330,22 @@ class ScriptedCluster:
 
     def asked_for(self, path: str, node: str | None = None) -> list[Asked]:
         return [a for a in self.asked if a.path == path and (node is None or a.node == node)]
+
+
+C = TypeVar("C", bound=ScriptedCluster)
+
+
+class Served(Generic[C]):
+    """A cluster in a thread of its own."""
+
+    def __init__(self, make: Callable[[], C], nodes: int) -> None:
+        async def start() -> C:
+            cluster = make()
+            await cluster.start(nodes)
+            return cluster
+
+        self.portal = Portal("cluster-under-test")
+        self.cluster = self.portal.call(start)
+
+    def close(self) -> None:
+        self.portal.close(self.cluster.stop)

@@ -28,24 +28,17 @@ from distsync import (
     SyncElection,
     WaitTimeout,
 )
-from distsync.portal import Portal
 from process.running import eventually
 from unit.client.jump_clock import JumpClock
-from unit.client.scripted_cluster import ScriptedCluster
+from unit.client.scripted_cluster import ScriptedCluster, Served
 
 
-class Served:
-    """A cluster in a thread of its own, and a clock that any thread can move."""
+class ServedLocks(Served[ScriptedCluster]):
+    """Beside it, a clock that any thread can move."""
 
     def __init__(self) -> None:
-        self.portal = Portal("cluster-under-test")
-        self.cluster = ScriptedCluster.__new__(ScriptedCluster)
-        self.portal.call(self._start)
+        super().__init__(ScriptedCluster, 3)
         self.clock = JumpClock()
-
-    async def _start(self) -> None:
-        self.cluster.__init__()  # type: ignore[misc]
-        await self.cluster.start(3)
 
     def stop_nodes(self) -> None:
         async def stop() -> None:
@@ -66,19 +59,16 @@ class Served:
 
         return self.portal.call(names)
 
-    def close(self) -> None:
-        self.portal.close(self.cluster.stop)
-
 
 @pytest.fixture
-def served() -> Iterator[Served]:
-    served = Served()
+def served() -> Iterator[ServedLocks]:
+    served = ServedLocks()
     yield served
     served.close()
 
 
 @pytest.fixture
-def client(served: Served) -> Iterator[Client]:
+def client(served: ServedLocks) -> Iterator[Client]:
     threads = set(threading.enumerate())
     with Client(served.cluster.urls(), clock=served.clock) as client:
         yield client
@@ -92,7 +82,7 @@ def jump(client: Client, clock: JumpClock, seconds: float) -> None:
     client._engine().portal.call(jump)
 
 
-def test_a_lock_is_held_in_the_body_and_free_after_it(served: Served, client: Client) -> None:
+def test_a_lock_is_held_in_the_body_and_free_after_it(served: ServedLocks, client: Client) -> None:
     with client.lock("orders/42", ttl=timedelta(seconds=10)) as lock:
         lock.check()
         assert served.held() == ["orders/42"]
@@ -127,13 +117,15 @@ def test_ten_threads_share_a_client_and_exclude_each_other(client: Client) -> No
     assert len(owners) == 10
 
 
-def test_the_lease_is_renewed_while_the_thread_works(served: Served, client: Client) -> None:
+def test_the_lease_is_renewed_while_the_thread_works(served: ServedLocks, client: Client) -> None:
     with client.lock("a", ttl=9) as lock:
         jump(client, served.clock, 3.1)
         eventually(lambda: lock.expires_in() > 8)
 
 
-def test_a_loss_is_told_by_check_by_callback_and_at_the_end(served: Served, client: Client) -> None:
+def test_a_loss_is_told_by_check_by_callback_and_at_the_end(
+    served: ServedLocks, client: Client
+) -> None:
     lost: list[LockLost] = []
     went_on = []
 
@@ -153,7 +145,7 @@ def test_a_loss_is_told_by_check_by_callback_and_at_the_end(served: Served, clie
     assert lost[0].fields["name"] == "a"
 
 
-def test_callbacks_may_call_the_client(served: Served, client: Client) -> None:
+def test_callbacks_may_call_the_client(served: ServedLocks, client: Client) -> None:
     called: list[threading.Thread] = []
 
     def on_lost(error: LockLost) -> None:
@@ -168,14 +160,14 @@ def test_callbacks_may_call_the_client(served: Served, client: Client) -> None:
     called[0].join(5)
 
 
-def test_the_bodys_own_error_wins(served: Served, client: Client) -> None:
+def test_the_bodys_own_error_wins(served: ServedLocks, client: Client) -> None:
     with pytest.raises(ZeroDivisionError) as caught, client.lock("a", ttl=10):  # noqa: PT012
         served.clock.offset += 11
         raise ZeroDivisionError
     assert "could not be renewed" in caught.value.__notes__[0]
 
 
-def test_a_body_may_give_the_lock_back_itself(served: Served, client: Client) -> None:
+def test_a_body_may_give_the_lock_back_itself(served: ServedLocks, client: Client) -> None:
     with client.lock("a") as lock:
         lock.release()
         assert served.held() == []
@@ -183,7 +175,7 @@ def test_a_body_may_give_the_lock_back_itself(served: Served, client: Client) ->
             pass
 
 
-def test_a_lock_taken_before_can_be_entered_once(served: Served, client: Client) -> None:
+def test_a_lock_taken_before_can_be_entered_once(served: ServedLocks, client: Client) -> None:
     lock = client.lock("a")
     assert lock.try_acquire()
     with lock:
@@ -206,7 +198,7 @@ def test_waiting_and_not_waiting(client: Client) -> None:
             client.lock("a").acquire()
 
 
-def test_a_wait_that_passes_is_told(served: Served, client: Client) -> None:
+def test_a_wait_that_passes_is_told(served: ServedLocks, client: Client) -> None:
     told: list[Exception] = []
 
     def wait() -> None:
@@ -224,7 +216,7 @@ def test_a_wait_that_passes_is_told(served: Served, client: Client) -> None:
     assert told
 
 
-def test_shared_locks_semaphores_sets_and_sessions(served: Served, client: Client) -> None:
+def test_shared_locks_semaphores_sets_and_sessions(served: ServedLocks, client: Client) -> None:
     with client.lock("s", shared=True) as lock:
         assert lock.shared
         lock.upgrade()
@@ -245,7 +237,7 @@ def test_shared_locks_semaphores_sets_and_sessions(served: Served, client: Clien
     assert not session.is_open
 
 
-def test_a_lost_session_is_told(served: Served, client: Client) -> None:
+def test_a_lost_session_is_told(served: ServedLocks, client: Client) -> None:
     with pytest.raises(SessionLost), client.session(ttl=9) as session:  # noqa: PT012
         lock = session.lock("a").acquire()
         served.advance(10)
@@ -254,7 +246,7 @@ def test_a_lost_session_is_told(served: Served, client: Client) -> None:
 
 
 def test_an_interrupted_acquire_leaves_nothing_held(
-    served: Served, client: Client, monkeypatch: pytest.MonkeyPatch
+    served: ServedLocks, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ctrl-C between the grant and the body: nobody would give the lock back."""
     portal = client._engine().portal
@@ -311,7 +303,7 @@ def test_reading(client: Client) -> None:
     states.close()  # type: ignore[attr-defined]
 
 
-def test_an_election_thread_leads_until_it_is_stopped(served: Served, client: Client) -> None:
+def test_an_election_thread_leads_until_it_is_stopped(served: ServedLocks, client: Client) -> None:
     led: list[int] = []
 
     def lead(term: SyncElection) -> None:
@@ -337,7 +329,7 @@ def test_an_election_thread_leads_until_it_is_stopped(served: Served, client: Cl
     assert led == sorted(set(led))
 
 
-def test_an_election_thread_leads_again_after_a_loss(served: Served, client: Client) -> None:
+def test_an_election_thread_leads_again_after_a_loss(served: ServedLocks, client: Client) -> None:
     led: list[int] = []
 
     def lead(term: SyncElection) -> str:
@@ -378,7 +370,7 @@ def test_a_barrier_and_a_latch_join_threads(client: Client) -> None:
     assert latch.missing() == 3
 
 
-def test_a_closed_client_says_so_and_its_locks_are_lost(served: Served) -> None:
+def test_a_closed_client_says_so_and_its_locks_are_lost(served: ServedLocks) -> None:
     client = Client(served.cluster.urls(), clock=served.clock)
     lock = client.lock("a").acquire()
     client.close()
@@ -391,7 +383,7 @@ def test_a_closed_client_says_so_and_its_locks_are_lost(served: Served) -> None:
         lock.release()
 
 
-def test_a_client_that_is_dropped_ends_its_thread(served: Served) -> None:
+def test_a_client_that_is_dropped_ends_its_thread(served: ServedLocks) -> None:
     before = set(threading.enumerate())
     client = Client(served.cluster.urls(), clock=served.clock)
     assert client.status().leader == "node-1"
@@ -418,7 +410,7 @@ FORKING = """
 """
 
 
-def test_the_end_of_a_forked_process_leaves_the_parent_alone(served: Served) -> None:
+def test_the_end_of_a_forked_process_leaves_the_parent_alone(served: ServedLocks) -> None:
     """Both share the sockets and what watches them."""
     done = subprocess.run(
         [
@@ -438,7 +430,7 @@ def test_the_end_of_a_forked_process_leaves_the_parent_alone(served: Served) -> 
     assert (done.stdout, done.stderr) == ("well\n", "")
 
 
-def test_a_forked_process_gets_a_life_of_its_own(served: Served, client: Client) -> None:
+def test_a_forked_process_gets_a_life_of_its_own(served: ServedLocks, client: Client) -> None:
     with client.lock("parents", ttl=9) as lock:
         parents_id = client.client_id
         reader, writer = os.pipe()

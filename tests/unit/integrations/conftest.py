@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import dramatiq
@@ -12,52 +11,20 @@ import pytest
 
 from distsync import Client, SyncQueue
 from distsync.integrations.dramatiq import DistSyncBroker
-from distsync.portal import Portal
-from distsync_node.queues.service import QueueService
 from redis_server import RedisServer
-from unit.client.queues.conftest import QueueCluster
+from unit.client.queues.conftest import ServedQueues
 
 _namespaces = (f"app{number}" for number in itertools.count())
 
 
-class Served:
-    """A cluster in a thread of its own."""
-
-    def __init__(self, redis: RedisServer) -> None:
-        self.portal = Portal("cluster-under-test")
-        self.cluster: QueueCluster
-        self.portal.call(self._start, redis)
-
-    async def _start(self, redis: RedisServer) -> None:
-        queues = QueueService(redis.url)
-        await queues.start()
-        self.cluster = QueueCluster(queues)
-        await self.cluster.start(2)
-
-    def asks(self, verb: str) -> int:
-        return len(self.cluster.asks(verb))
-
+class Served(ServedQueues):
     def fault(self, path: str, **what: Any) -> None:
         """From now on, on all nodes."""
         for node in self.cluster.nodes.values():
             node.fault(path, times=1_000_000, **what)
 
     def heal(self) -> None:
-        for node in self.cluster.nodes.values():
-            node.faults.clear()
-
-    def close(self) -> None:
-        async def stop() -> None:
-            await self.cluster.stop()
-            await self.cluster.queues.close()
-
-        self.portal.close(stop)
-
-
-@pytest.fixture(scope="module")
-def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    with RedisServer(Path(tmp_path_factory.mktemp("redis"))) as server:
-        yield server
+        self.cluster.forget_faults()
 
 
 @pytest.fixture

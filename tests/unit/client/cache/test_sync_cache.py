@@ -9,35 +9,19 @@ from collections.abc import Iterator
 import pytest
 
 from distsync import Client, ComputeTimeout, SyncCache, VersionMismatch
-from distsync.portal import Portal
 from unit.client.cache.conftest import CacheCluster
-
-
-class Served:
-    """A cluster in a thread of its own."""
-
-    def __init__(self) -> None:
-        self.portal = Portal("cluster-under-test")
-        self.cluster: CacheCluster
-        self.portal.call(self._start)
-
-    async def _start(self) -> None:
-        self.cluster = CacheCluster()
-        await self.cluster.start(2)
-
-    def close(self) -> None:
-        self.portal.close(self.cluster.stop)
+from unit.client.scripted_cluster import Served
 
 
 @pytest.fixture
-def served() -> Iterator[Served]:
-    served = Served()
+def served() -> Iterator[Served[CacheCluster]]:
+    served = Served(CacheCluster, 2)
     yield served
     served.close()
 
 
 @pytest.fixture
-def client(served: Served) -> Iterator[Client]:
+def client(served: Served[CacheCluster]) -> Iterator[Client]:
     with Client(served.cluster.urls()) as client:
         yield client
 

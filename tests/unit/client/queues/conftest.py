@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator
 
 import pytest
 
 from distsync import AsyncClient, Queue
 from distsync_node.queues.service import QueueService
 from redis_server import RedisServer
-from unit.client.scripted_cluster import Asked, ScriptedCluster
+from unit.client.scripted_cluster import Asked, ScriptedCluster, Served
 
 
 class QueueCluster(ScriptedCluster):
@@ -18,27 +17,37 @@ class QueueCluster(ScriptedCluster):
 
     queues: QueueService
 
+    def __init__(self, redis: RedisServer) -> None:
+        super().__init__(QueueService(redis.url))
+
+    async def start(self, count: int) -> None:
+        await self.queues.start()
+        await super().start(count)
+
+    async def stop(self) -> None:
+        await super().stop()
+        await self.queues.close()
+
     def asks(self, verb: str) -> list[Asked]:
         return self.asked_for(f"/queue/{verb}")
 
 
-@pytest.fixture(scope="module")
-def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    with RedisServer(Path(tmp_path_factory.mktemp("redis"))) as server:
-        yield server
+class ServedQueues(Served[QueueCluster]):
+    def __init__(self, redis: RedisServer) -> None:
+        super().__init__(lambda: QueueCluster(redis), 2)
+
+    def asks(self, verb: str) -> int:
+        return len(self.cluster.asks(verb))
 
 
 @pytest.fixture
 async def cluster(redis: RedisServer) -> AsyncIterator[QueueCluster]:
     with redis.client() as connection:
         connection.flushall()
-    queues = QueueService(redis.url)
-    await queues.start()
-    cluster = QueueCluster(queues)
+    cluster = QueueCluster(redis)
     await cluster.start(3)
     yield cluster
     await cluster.stop()
-    await queues.close()
 
 
 @pytest.fixture

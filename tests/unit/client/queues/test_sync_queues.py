@@ -20,50 +20,23 @@ from distsync import (
     SyncMessage,
     SyncQueue,
 )
-from distsync.portal import Portal
-from distsync_node.queues.service import QueueService
 from process.running import eventually
 from redis_server import RedisServer
 from unit.client.jump_clock import JumpClock
-from unit.client.queues.conftest import QueueCluster
-
-
-class Served:
-    """A cluster in a thread of its own."""
-
-    def __init__(self, redis: RedisServer) -> None:
-        self.portal = Portal("cluster-under-test")
-        self.cluster: QueueCluster
-        self.portal.call(self._start, redis)
-
-    async def _start(self, redis: RedisServer) -> None:
-        queues = QueueService(redis.url)
-        await queues.start()
-        self.cluster = QueueCluster(queues)
-        await self.cluster.start(2)
-
-    def asks(self, verb: str) -> int:
-        return len(self.cluster.asks(verb))
-
-    def close(self) -> None:
-        async def stop() -> None:
-            await self.cluster.stop()
-            await self.cluster.queues.close()
-
-        self.portal.close(stop)
+from unit.client.queues.conftest import ServedQueues
 
 
 @pytest.fixture
-def served(redis: RedisServer) -> Iterator[Served]:
+def served(redis: RedisServer) -> Iterator[ServedQueues]:
     with redis.client() as connection:
         connection.flushall()
-    served = Served(redis)
+    served = ServedQueues(redis)
     yield served
     served.close()
 
 
 @pytest.fixture
-def client(served: Served, clock: JumpClock) -> Iterator[Client]:
+def client(served: ServedQueues, clock: JumpClock) -> Iterator[Client]:
     with Client(served.cluster.urls(), clock=clock) as client:
         yield client
 
@@ -123,7 +96,7 @@ def test_messages_are_scheduled(queue: SyncQueue) -> None:
     assert not queue.unschedule("s")
 
 
-def test_with_settles_and_tells_of_a_lost_claim(queue: SyncQueue, served: Served) -> None:
+def test_with_settles_and_tells_of_a_lost_claim(queue: SyncQueue, served: ServedQueues) -> None:
     queue.push_many(["good", "bad", "lost"])
     (good,) = queue.pop(visibility=0.9)
     with good:
@@ -142,7 +115,7 @@ def test_with_settles_and_tells_of_a_lost_claim(queue: SyncQueue, served: Served
             lost.check()
 
 
-def test_a_loop_works_on_one_message_at_a_time(queue: SyncQueue, served: Served) -> None:
+def test_a_loop_works_on_one_message_at_a_time(queue: SyncQueue, served: ServedQueues) -> None:
     queue.push_many(["a", "b", "c", "d"])
     seen = []
     for message in queue.consume():
