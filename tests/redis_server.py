@@ -117,6 +117,11 @@ class RedisServer:
             unix_socket_path=str(self.socket), password=self.options.get("requirepass")
         )
 
+    def empty(self) -> None:
+        """Have it hold nothing."""
+        with self.client() as client:
+            client.flushall()
+
     def start(self) -> None:
         """Start it and return when it serves."""
         self.directory.mkdir(parents=True, exist_ok=True)

@@ -22,8 +22,7 @@ from waiting_for import eventually
 
 @pytest.fixture
 async def queues(redis: RedisServer) -> AsyncIterator[QueueService]:
-    with redis.client() as client:
-        client.flushall()
+    redis.empty()
     queues = QueueService(redis.url)
     await queues.start()
     yield queues

@@ -33,8 +33,7 @@ LEASE_MS = 60_000
 
 @pytest.fixture
 async def calls(redis: RedisServer) -> AsyncIterator[CacheCalls]:
-    with redis.client() as client:
-        client.flushall()
+    redis.empty()
     async with service_alone(redis.url) as (service, _, _):
         calls = CacheCalls(service, 20_000)
         yield calls

@@ -24,8 +24,7 @@ LOCAL = CacheOptions(durability=Durability.LOCAL, write_back_after_ms=3_600_000)
 
 @pytest.fixture(autouse=True)
 def _empty(redis: RedisServer) -> None:
-    with redis.client() as client:
-        client.flushall()
+    redis.empty()
 
 
 async def test_what_was_written_is_read_and_counted_as_a_hit(redis: RedisServer) -> None:

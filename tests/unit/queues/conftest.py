@@ -88,3 +88,13 @@ async def queue(server: RedisServer) -> AsyncIterator[Queue]:
         store = await open_store(server)
         yield Queue(store, clock, client, "orders")
         await store.close()
+
+
+@pytest.fixture
+async def stores(server: RedisServer) -> AsyncIterator[list[QueueStore]]:
+    """Those of two nodes."""
+    server.empty()
+    stores = [await QueueStore.open(server.url) for _ in range(2)]
+    yield stores
+    for store in stores:
+        await store.close()

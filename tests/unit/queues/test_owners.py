@@ -210,8 +210,7 @@ class Trio:
 
 @pytest.fixture
 async def trio(server: RedisServer) -> AsyncIterator[Trio]:
-    with server.client() as client:
-        client.flushall()
+    server.empty()
     trio = Trio(server.url)
     await trio.start()
     yield trio

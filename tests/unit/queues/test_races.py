@@ -6,29 +6,18 @@ import asyncio
 import random
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 import pytest
 
 from distsync_node.queues.store import QueueStore, new_request_id
 from distsync_node.queues.types import ClaimedMessage, NewMessage, Pushed, QueueConfigChange
-from redis_server import RedisServer
 
 CONSUMERS = 8  # on each node
 MESSAGES = 1_200
 GROUPS = 10
 SHORT_MS = 40
 LONG_MS = 60_000
-
-
-@pytest.fixture
-async def nodes(server: RedisServer) -> AsyncIterator[list[QueueStore]]:
-    server.client().flushall()
-    nodes = [await QueueStore.open(server.url) for _ in range(2)]
-    yield nodes
-    for node in nodes:
-        await node.close()
 
 
 @dataclass
@@ -64,11 +53,11 @@ class Seen:
             del self.in_flight_of_group[one.group]
 
 
-async def push_all(nodes: list[QueueStore], numbers: range, group: str) -> list[str]:
+async def push_all(stores: list[QueueStore], numbers: range, group: str) -> list[str]:
     ids: list[str] = []
     for number in numbers:
-        node = nodes[number % len(nodes)]
-        pushed = await node.push("orders", [NewMessage(body=b"%d" % number, group=group)])
+        store = stores[number % len(stores)]
+        pushed = await store.push("orders", [NewMessage(body=b"%d" % number, group=group)])
         assert isinstance(pushed, Pushed)
         ids += pushed.ids
     return ids
@@ -116,28 +105,28 @@ async def consume(node: QueueStore, seen: Seen, choices: random.Random, total: i
 
 @pytest.mark.parametrize("seed", range(2))
 async def test_no_message_is_claimed_twice_at_a_time_and_none_is_lost(
-    nodes: list[QueueStore], seed: int
+    stores: list[QueueStore], seed: int
 ) -> None:
-    await nodes[0].configure("orders", QueueConfigChange(max_deliveries=0), create=True)
+    await stores[0].configure("orders", QueueConfigChange(max_deliveries=0), create=True)
     seen = Seen()
     part = MESSAGES // (GROUPS + 1)
     parts = [range(index * part, (index + 1) * part) for index in range(GROUPS + 1)]
     total = part * len(parts)
     async with asyncio.TaskGroup() as tasks:
         pushers = [
-            tasks.create_task(push_all(nodes, numbers, f"g{index}" if index else ""))
+            tasks.create_task(push_all(stores, numbers, f"g{index}" if index else ""))
             for index, numbers in enumerate(parts)
         ]
         for index in range(2 * CONSUMERS):
             choices = random.Random(f"{seed}/{index}")
-            tasks.create_task(consume(nodes[index % 2], seen, choices, total))
+            tasks.create_task(consume(stores[index % 2], seen, choices, total))
     pushed = [one for pusher in pushers for one in pusher.result()]
     assert sorted(seen.acked) == sorted(pushed)
     for deliveries in seen.deliveries.values():
         assert deliveries == set(range(1, len(deliveries) + 1))
     for group, numbers in seen.order_of_group.items():
         assert not group or numbers == sorted(numbers), f"{group} is out of order"
-    stats = await nodes[0].stats("orders")
+    stats = await stores[0].stats("orders")
     assert (stats.ready, stats.grouped, stats.in_flight, stats.dead) == (0, 0, 0, 0)
     assert stats.timed_out > 0
     assert stats.unclaimed > 0

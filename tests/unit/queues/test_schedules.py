@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -30,15 +30,6 @@ def specification(cron: str = EVERY_MINUTE, body: bytes = b"x", **fields: str) -
 
 def at(text: str, timezone: str) -> int:
     return int(datetime.fromisoformat(text).replace(tzinfo=ZoneInfo(timezone)).timestamp() * 1_000)
-
-
-@pytest.fixture
-async def stores(server: RedisServer) -> AsyncIterator[list[QueueStore]]:
-    server.client().flushall()
-    stores = [await QueueStore.open(server.url) for _ in range(2)]
-    yield stores
-    for store in stores:
-        await store.close()
 
 
 async def make_due(server: RedisServer, store: QueueStore, schedule_id: str = "s") -> None:

@@ -18,8 +18,7 @@ from waiting_for import eventually
 
 @pytest.fixture
 async def node(server: RedisServer) -> AsyncIterator[QueueService]:
-    with server.client() as client:
-        client.flushall()
+    server.empty()
     node = QueueService(server.url)
     await node.start()
     yield node

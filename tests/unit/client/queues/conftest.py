@@ -42,8 +42,7 @@ class ServedQueues(Served[QueueCluster]):
 
 @pytest.fixture
 async def cluster(redis: RedisServer) -> AsyncIterator[QueueCluster]:
-    with redis.client() as connection:
-        connection.flushall()
+    redis.empty()
     cluster = QueueCluster(redis)
     await cluster.start(3)
     yield cluster

@@ -28,8 +28,7 @@ from unit.client.queues.conftest import ServedQueues
 
 @pytest.fixture
 def served(redis: RedisServer) -> Iterator[ServedQueues]:
-    with redis.client() as connection:
-        connection.flushall()
+    redis.empty()
     served = ServedQueues(redis)
     yield served
     served.close()
