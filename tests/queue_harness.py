@@ -24,11 +24,6 @@ START_MS = 1_700_000_000_000
 CLOCK_SOURCE = f"local now = tonumber(call('GET', '{NOW_KEY}'))\n"
 
 
-def read_with_test_clock(path: str) -> str:
-    """Return the source of a script; the clock is the test's."""
-    return CLOCK_SOURCE if path == "lib/clock.lua" else read_source(path)
-
-
 def read_changed(read: SourceReader, changes: dict[str, Callable[[str], str]]) -> SourceReader:
     """Return a reader that changes some files."""
 
@@ -37,6 +32,14 @@ def read_changed(read: SourceReader, changes: dict[str, Callable[[str], str]]) -
         return changes[path](source) if path in changes else source
 
     return reader
+
+
+def with_test_clock(read: SourceReader) -> SourceReader:
+    """Return a reader of scripts whose clock is the test's."""
+    return read_changed(read, {"lib/clock.lua": lambda _: CLOCK_SOURCE})
+
+
+read_with_test_clock = with_test_clock(read_source)
 
 
 class Clock:

@@ -16,7 +16,7 @@ from distsync_node.cache.events import Mark, RedisAnswer, RedisFailed, Stored
 from distsync_node.cache.redis_calls import answer, arguments
 from distsync_node.cache.scripts import GRACE_MS, SourceReader, load_scripts, read_source, redis_key
 from distsync_node.cache.types import ABSENT, Copy, PeerId, Version
-from queue_harness import CLOCK_SOURCE, Clock
+from queue_harness import Clock, with_test_clock
 from redis_server import RedisServer
 from sim.cache.redis import Key, Redis
 from sim.kernel import US_PER_MS, Kernel
@@ -26,9 +26,7 @@ KEYS: Final = ("orders/42", "a{b}c", "naïve 队列%")
 SLOWNESS_MS: Final = 120_000  # a test may take so long while keys grow older
 
 
-def read_with_test_clock(path: str) -> str:
-    """Return the source of a script; the clock is the test's."""
-    return CLOCK_SOURCE if path == "lib/clock.lua" else read_source(path)
+read_with_test_clock: Final = with_test_clock(read_source)
 
 
 class Comparison:

@@ -1,56 +1,24 @@
 """Bugs planted in the scripts of the queues, each of which the comparison must find.
 
-    cd tests && python -m property.queue_mutants            all of them
-    cd tests && python -m property.queue_mutants fence      those whose name contains a word
-
-For each, random walks on a real Redis with the changed script until one fails. The unchanged
-scripts take the same walks first and must not fail.
+cd tests && python -m property.queue_mutants            all of them
+cd tests && python -m property.queue_mutants fence      those whose name contains a word
 """
 
 from __future__ import annotations
 
 import contextlib
-import random
 import sys
-import tempfile
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from random import Random
 
 from distsync_node.queues.scripts import SourceReader
 from property.queue_commands import WEIGHTS, Commands
 from property.queue_comparison import Comparison
-from queue_harness import read_changed, read_with_test_clock
+from property.script_mutants import Mutant, Trial, take_steps
+from queue_harness import read_with_test_clock
 from redis_server import RedisServer
 
 WALKS = 60
 STEPS = 120
-
-
-@dataclass(frozen=True)
-class Mutant:
-    """A planted bug: in `path`, `old` becomes `new`."""
-
-    name: str
-    path: str
-    old: str
-    new: str
-
-    def read(self, read: SourceReader = read_with_test_clock) -> SourceReader:
-        """Return a reader with the bug in.
-
-        Raises:
-            LookupError: the script has changed and the bug has no place any more.
-        """
-
-        def change(source: str) -> str:
-            if source.count(self.old) != 1:
-                raise LookupError(f"{self.name}: {self.path} has no single {self.old!r}")
-            return source.replace(self.old, self.new)
-
-        return read_changed(read, {self.path: change})
 
 
 REPEAT = "if first_digest then return {first_digest == digest and first_answer or REUSED} end"
@@ -284,61 +252,17 @@ MUTANTS = (
 )
 
 
-def walk(comparison: Comparison, seed: int) -> None:
+def walk(server: RedisServer, read: SourceReader, seed: int) -> None:
     """Take random steps."""
-    choices = random.Random(seed)
-
-    def pick(some: Any) -> Any:
-        return choices.choice(list(some))
-
-    commands = Commands(comparison, pick)
-    names, weights = list(WEIGHTS), list(WEIGHTS.values())
-    for _ in range(STEPS):
-        getattr(commands, choices.choices(names, weights)[0])()
+    comparison = Comparison(server, read=read, nodes=1)
+    try:
+        with contextlib.redirect_stderr(None):
+            take_steps(lambda pick: Commands(comparison, pick), WEIGHTS, Random(seed), STEPS)
+    finally:
+        comparison.close()
 
 
-def first_failure(server: RedisServer, read: SourceReader, walks: int = WALKS) -> int | None:
-    """Return the seed of the first walk that fails; None if none does."""
-    for seed in range(walks):
-        comparison = Comparison(server, read=read, nodes=1)
-        try:
-            with contextlib.redirect_stderr(None):
-                walk(comparison, seed)
-        except Exception:  # whatever a broken script leads to is a find
-            return seed
-        finally:
-            comparison.close()
-    return None
-
-
-@contextlib.contextmanager
-def quick_server() -> Iterator[RedisServer]:
-    """A Redis that does not wait for its disk."""
-    with (
-        tempfile.TemporaryDirectory() as directory,
-        RedisServer(Path(directory) / "redis", options={"appendfsync": "no"}) as server,
-    ):
-        yield server
-
-
-def main(words: list[str]) -> int:
-    """Return how many bugs were not found."""
-    chosen = [one for one in MUTANTS if not words or any(word in one.name for word in words)]
-    missed = 0
-    with quick_server() as server:
-        seed = first_failure(server, read_with_test_clock, walks=10)
-        if seed is not None:
-            print(f"the scripts themselves fail, seed {seed}")
-            return 1
-        for mutant in chosen:
-            started = time.monotonic()
-            seed = first_failure(server, mutant.read())
-            missed += seed is None
-            found = "NOT FOUND" if seed is None else f"seed {seed}"
-            print(f"{found:10}  {time.monotonic() - started:5.1f} s  {mutant.name}", flush=True)
-    print(f"{len(chosen) - missed} of {len(chosen)} planted bugs found")
-    return missed
-
+TRIAL = Trial(mutants=MUTANTS, read=read_with_test_clock, walk=walk, walks=WALKS, walks_without=10)
 
 if __name__ == "__main__":
-    sys.exit(min(1, main(sys.argv[1:])))
+    sys.exit(min(1, TRIAL.main(sys.argv[1:])))

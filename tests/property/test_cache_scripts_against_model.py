@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from property.cache_script_comparison import WEIGHTS, Commands, Comparison
+from property.cache_script_comparison import WEIGHTS, Commands, Comparison, read_with_test_clock
+from property.cache_script_mutants import walk
 from redis_server import RedisServer, find_servers
 
-WALK_STEPS = 400
 SERVERS = find_servers()
 
 
@@ -44,22 +42,6 @@ def test_short_histories(server: RedisServer, data: st.DataObject) -> None:
         comparison.close()
 
 
-def walk(comparison: Comparison, seed: int, steps: int = WALK_STEPS) -> None:
-    """Take random steps."""
-    choices = random.Random(seed)
-
-    def pick(some: Any) -> Any:
-        return choices.choice(list(some))
-
-    commands = Commands(comparison, pick)
-    for name in choices.choices(list(WEIGHTS), list(WEIGHTS.values()), k=steps):
-        getattr(commands, name)()
-
-
 @pytest.mark.parametrize("seed", range(6))
 def test_long_histories(server: RedisServer, seed: int) -> None:
-    comparison = Comparison(server)
-    try:
-        walk(comparison, seed)
-    finally:
-        comparison.close()
+    walk(server, read_with_test_clock, seed)

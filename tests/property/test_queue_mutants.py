@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from distsync_node.queues.scripts import load_scripts
-from property.queue_mutants import MUTANTS, Mutant, first_failure, quick_server
-from queue_harness import read_with_test_clock
+from property.queue_mutants import MUTANTS, TRIAL
+from property.script_mutants import Mutant
 from redis_server import RedisServer
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[RedisServer]:
-    with quick_server() as server:
-        yield server
-
-
 def test_the_walks_that_find_bugs_pass_without(server: RedisServer) -> None:
-    assert first_failure(server, read_with_test_clock, walks=5) is None
+    assert TRIAL.first_failure(server, walks=5) is None
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda one: one.name)
@@ -27,10 +19,10 @@ def test_every_bug_has_its_place_in_scripts_that_redis_takes(
     server: RedisServer, mutant: Mutant
 ) -> None:
     with server.client() as client:
-        for script in load_scripts(mutant.read()).values():
+        for script in load_scripts(mutant.read(TRIAL.read)).values():
             assert client.script_load(script.source) == script.sha
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda one: one.name)
 def test_a_planted_bug_is_found(server: RedisServer, mutant: Mutant) -> None:
-    assert first_failure(server, mutant.read()) is not None
+    assert TRIAL.first_failure(server, mutant) is not None

@@ -18,6 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_a
 
 from property.queue_commands import WEIGHTS, Commands
 from property.queue_comparison import Comparison
+from property.script_mutants import take_steps
 from redis_server import RedisServer
 
 EXAMPLES = 40
@@ -64,26 +65,14 @@ def test_short_histories(redis: RedisServer) -> None:
     )
 
 
-def walk(comparison: Comparison, seed: int, steps: int, restarts: int = 0) -> None:
-    """Take random steps."""
-    choices = random.Random(seed)
-
-    def pick(some: Any) -> Any:
-        return choices.choice(list(some))
-
-    commands = Commands(comparison, pick)
-    names, weights = list(WEIGHTS), list(WEIGHTS.values())
-    restart_at = {choices.randrange(steps) for _ in range(restarts)}
-    for step in range(steps):
-        getattr(commands, choices.choices(names, weights)[0])()
-        if step in restart_at:
-            comparison.restart()
-
-
 @pytest.mark.parametrize("seed", range(WALKS))
 def test_long_histories_over_two_nodes_with_restarts(redis: RedisServer, seed: int) -> None:
     comparison = Comparison(redis, queue=NAMES[seed % len(NAMES)])
+    choices = random.Random(seed)
+    before = choices.randrange(WALK_STEPS)
     try:
-        walk(comparison, seed, WALK_STEPS, restarts=1)
+        take_steps(lambda pick: Commands(comparison, pick), WEIGHTS, choices, before)
+        comparison.restart()
+        take_steps(lambda pick: Commands(comparison, pick), WEIGHTS, choices, WALK_STEPS - before)
     finally:
         comparison.close()
