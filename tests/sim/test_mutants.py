@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
 from sim.mutants import MUTANTS
-
-TESTS = Path(__file__).parents[1]
+from sim.processes import check_caught
 
 # Seeds from a run of `make mutants`; a change of the simulator may move them.
 QUICK = {
@@ -31,15 +26,4 @@ def test_there_are_enough_of_them() -> None:
 
 @pytest.mark.parametrize("name", sorted(QUICK))
 def test_a_planted_bug_is_caught(name: str) -> None:
-    tried = subprocess.run(
-        [
-            *(sys.executable, "-m", "sim.mutants", "--only", name, "--lines=0"),
-            *(f"--first={QUICK[name]}", "--seeds=10"),
-        ],
-        cwd=TESTS,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert tried.returncode == 0, tried.stdout + tried.stderr
-    assert f"{name}: caught by" in tried.stdout
+    check_caught("sim.mutants", name, QUICK[name])

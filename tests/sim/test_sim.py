@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
 from sim.__main__ import SIMULATOR
+from sim.processes import check_trace
 from sim.profiles import PROFILES, profile_of
 from sim.results import Result
 from sim.world import run_seed
 
-TESTS = Path(__file__).parent.parent
 SEEDS = range(21)
 
 # Seeds that once found a bug, by what it was. The code has changed since, so that they no longer
@@ -67,20 +63,7 @@ def test_the_set_has_every_kind_of_trouble(faults: Counter[str]) -> None:
 
 @pytest.mark.parametrize(("seed", "profile"), [(1, "membership"), (2, "snapshots")])
 def test_the_same_seed_gives_the_same_trace_whatever_the_hash_seed(seed: int, profile: str) -> None:
-    lines = set()
-    for hash_seed in ("1", "2"):
-        arguments = ["-m", "sim", "--seed", str(seed), "--profile", profile, "--lines", "0"]
-        finished = subprocess.run(
-            [sys.executable, *arguments],
-            cwd=TESTS,
-            env={**os.environ, "PYTHONHASHSEED": hash_seed},
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=100,
-        )
-        lines.add(next(line for line in finished.stdout.splitlines() if "trace" in line))
-    assert len(lines) == 1
+    check_trace("sim", "--seed", str(seed), "--profile", profile)
 
 
 def test_a_run_that_is_repeated_is_the_same_to_the_last_event() -> None:

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
@@ -14,8 +10,8 @@ from sim.cache.__main__ import SIMULATOR
 from sim.cache.planted import MUTANTS
 from sim.cache.profiles import PROFILES, profile_of
 from sim.cache.world import run_seed
+from sim.processes import check_caught, check_trace
 
-TESTS = Path(__file__).parents[2]
 SEEDS = range(20)
 
 # Seeds that once found a bug, by what it was. The code has changed since, so that they no longer
@@ -69,19 +65,7 @@ def test_the_set_has_every_kind_of_trouble(faults: Counter[str]) -> None:
 
 
 def test_the_same_seed_gives_the_same_trace_whatever_the_hash_seed() -> None:
-    lines = set()
-    for hash_seed in ("1", "2"):
-        finished = subprocess.run(
-            [sys.executable, "-m", "sim.cache", "--seed", "1", "--lines", "0"],
-            cwd=TESTS,
-            env={**os.environ, "PYTHONHASHSEED": hash_seed},
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=100,
-        )
-        lines.add(next(line for line in finished.stdout.splitlines() if "trace" in line))
-    assert len(lines) == 1
+    check_trace("sim.cache", "--seed", "1")
 
 
 def test_there_are_enough_planted_bugs() -> None:
@@ -90,15 +74,4 @@ def test_there_are_enough_planted_bugs() -> None:
 
 @pytest.mark.parametrize("name", sorted(QUICK))
 def test_a_planted_bug_is_caught(name: str) -> None:
-    tried = subprocess.run(
-        [
-            *(sys.executable, "-m", "sim.cache.mutants", "--only", name, "--lines=0"),
-            *(f"--first={QUICK[name]}", "--seeds=10"),
-        ],
-        cwd=TESTS,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert tried.returncode == 0, tried.stdout + tried.stderr
-    assert f"{name}: caught by" in tried.stdout
+    check_caught("sim.cache.mutants", name, QUICK[name])
