@@ -38,7 +38,6 @@ class Api:
         self.cluster = cluster
         self.lock = lock
         self._urls = itertools.cycle(cluster.urls)
-        self._numbers = itertools.count(1)
 
     def url(self, path: str) -> str:
         return next(self._urls) + path

@@ -78,10 +78,6 @@ def read_queue(client: redis.Redis, queue: str) -> Dump:
     return Dump(zsets, hashes, states("states"), states("dead_states"))
 
 
-def grouped_id(member: str, group: str) -> str:
-    return member[len(group) + 16 :]
-
-
 def check_invariants(dump: Dump, now_ms: int) -> None:
     """Fail if one of the numbered invariants of the data model does not hold."""
     states, zsets = dump.states, dump.zsets

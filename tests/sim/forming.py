@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from sim.world import World
 
 PROBE_US = 250 * US_PER_MS
-JOIN_US = 400 * US_PER_MS
 
 
 def member_of(host: Host) -> Member:

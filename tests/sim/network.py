@@ -46,10 +46,6 @@ class Network:
         self.loss = self.duplication = self.reordering = 0.0
         self.delay_us = (100, 1_500)
 
-    def is_cut(self, source: str, target: str) -> bool:
-        """Whether nothing passes from source to target."""
-        return (source, target) in self._cut
-
     # --- Delivery -----------------------------------------------------------------------------
 
     def send(self, source: str, target: str, action: Callable[..., None], *args: Any) -> None:

@@ -6,7 +6,7 @@ removed while a voter's disk is lost, and a disk is lost only while a quorum doe
 
 from __future__ import annotations
 
-from distsync_node.raft.types import ConfigOperation, LogIndex, Member, MemberId
+from distsync_node.raft.types import ConfigOperation, LogIndex, Member
 from distsync_node.replica.types import (
     AdminDone,
     ChangeMembership,
@@ -23,8 +23,6 @@ MOST_HOSTS = 6
 
 class Operator(Client):
     """A client whose scripts change the cluster."""
-
-    removing: MemberId | None = None
 
     def change(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 NETWORK = {
     "partition": 3,
@@ -103,8 +103,3 @@ def profile_of(seed: int, name: str | None = None) -> Profile:
     if name is not None:
         return PROFILES[name]
     return _ROTATION[seed % len(_ROTATION)]
-
-
-def shortened(profile: Profile, chaos_s: float) -> Profile:
-    """Return a profile whose chaos is shorter."""
-    return replace(profile, chaos_s=min(profile.chaos_s, chaos_s))

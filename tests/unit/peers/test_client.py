@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -12,8 +12,6 @@ from distsync_node.peers import keepalive
 from distsync_node.peers.client import PeerClient
 from distsync_node.peers.outbound import PeerUnreachable
 from distsync_node.peers.wire import ATTEMPT_HEADER
-
-Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 @pytest.fixture
