@@ -6,7 +6,6 @@ It has the rights that its chart gives it and no others: whatever it does here, 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +18,6 @@ from kube.operator_world import World, running_world
 
 pytestmark = pytest.mark.timeout(400)
 TOLD_WITHIN_SECONDS = 30.0
-
-
-@pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
-    async with running_world(tmp_path) as world:
-        yield world
-        assert world.api.refused == []
 
 
 async def start(world: World) -> None:

@@ -4,25 +4,17 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from distsync import AsyncClient
 from e2e.load_process import LoadProcess
-from kube.operator_world import World, running_world
+from kube.operator_world import World
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1_200)]
 
 MAX_UNAVAILABLE_MS = 2_000
-
-
-@pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
-    async with running_world(tmp_path) as world:
-        yield world
-        assert world.api.refused == []
 
 
 @contextlib.asynccontextmanager

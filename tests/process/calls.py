@@ -38,6 +38,20 @@ def call(
             return _answer(error.code, error.headers, error.read())
 
 
+def get(url: str) -> Answer:
+    """GET what has to be there."""
+    answer = call(url)
+    assert answer.status == 200, answer
+    return answer
+
+
+def ask(url: str, **body: Any) -> Answer:
+    """POST what has to be done."""
+    answer = call(url, body)
+    assert answer.status == 200, answer
+    return answer
+
+
 def _answer(status: int, headers: Any, content: bytes) -> Answer:
     answer = Answer(json.loads(content))
     answer.status = status

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from process.calls import get
 from process.proxy import LinkProxies
-from process.running import COMMAND, eventually, free_base_port, get
+from process.running import COMMAND, eventually, free_base_port
 
 SECRET = "a secret of tests"
 PROXY_OFFSET = 50

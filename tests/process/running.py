@@ -7,6 +7,7 @@ import io
 import json
 import os
 import queue
+import select
 import shlex
 import signal
 import socket
@@ -14,7 +15,6 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,6 +22,7 @@ from unittest.mock import patch
 from urllib.parse import quote
 
 from distsync.command import main
+from process.calls import ask, get
 
 DEADLINE_SECONDS = 60.0
 COMMAND = (sys.executable, "-m", "distsync.command")
@@ -91,22 +92,10 @@ def _is_free(port: int) -> bool:
     return True
 
 
-def get(url: str) -> Any:
-    """GET and decode JSON."""
-    with urllib.request.urlopen(url, timeout=10) as answer:
-        return json.load(answer)
-
-
 def acquire(url: str, name: str, owner: str = "somebody") -> int:
     """Take a lock for an hour and return its token."""
-    body = {"name": name, "owner": owner, "ttl_ms": 3_600_000}
-    request = urllib.request.Request(
-        f"{url}/lock/acquire",
-        data=json.dumps(body).encode(),
-        headers={"Content-Type": "application/json"},
-    )
-    with urllib.request.urlopen(request, timeout=10) as answer:
-        return json.load(answer)["token"]
+    token: int = ask(f"{url}/lock/acquire", name=name, owner=owner, ttl_ms=3_600_000)["token"]
+    return token
 
 
 def lock_state(url: str, name: str) -> Any:
@@ -114,13 +103,29 @@ def lock_state(url: str, name: str) -> Any:
     return get(f"{url}/lock/{quote(name, safe='')}")
 
 
-def is_running(pid: int) -> bool:
-    """Whether a process runs; one that ended and that nobody has waited for does not."""
+def state_of(pid: int) -> str:
+    """What `ps` shows of a process: T when it is stopped, X when it is not there."""
     try:
         status = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
-        return False
-    return status.rpartition(")")[2].split()[0] not in ("Z", "X")
+        return "X"
+    return status.rpartition(")")[2].split()[0]
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process runs; one that ended and that nobody has waited for does not."""
+    return state_of(pid) not in ("Z", "X")
+
+
+def read_until(screen: int, text: str) -> str:
+    """Return what comes from a terminal until it has shown a text."""
+    seen = ""
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while text not in seen:
+        assert time.monotonic() < deadline, seen
+        if select.select([screen], [], [], 0.1)[0]:
+            seen += os.read(screen, 4096).decode(errors="replace")
+    return seen
 
 
 def distsync(

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from process import calls
 from process.calls import Answer, call, call_later
 from process.cluster import Cluster, running
 from process.running import eventually
@@ -39,9 +40,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, redis: RedisServer) -> Ite
 
 
 def ask(cluster: Cluster, node: str, path: str, **body: object) -> Answer:
-    answer = call(f"{cluster.url(node)}{path}", body)
-    assert answer.status == 200, answer
-    return answer
+    return calls.ask(f"{cluster.url(node)}{path}", **body)
 
 
 def wait(cluster: Cluster, node: str, path: str, **body: object) -> Future[TimedAnswer]:

@@ -3,7 +3,6 @@
 import json
 import os
 import pty
-import select
 import signal
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from process.running import (
     eventually,
     is_running,
     lock_state,
+    read_until,
     running_cluster,
 )
 
@@ -268,16 +268,6 @@ def test_cut_off_from_the_cluster_the_command_ends_before_the_lease(
             assert time.monotonic() - stopped_at < 3.0
             assert running.wait(timeout=30) == 76
         os.kill(up.pids["node-1"], signal.SIGCONT)
-
-
-def read_until(terminal: int, text: str) -> str:
-    seen = ""
-    deadline = time.monotonic() + 30
-    while text not in seen:
-        assert time.monotonic() < deadline, seen
-        if select.select([terminal], [], [], 0.1)[0]:
-            seen += os.read(terminal, 4096).decode(errors="replace")
-    return seen
 
 
 def test_at_a_terminal_the_command_is_in_the_foreground(cluster: Up, name: str) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from process.calls import call
+from process.calls import call, get
 from process.cluster import Cluster, ready_cluster
-from process.running import eventually, get
+from process.running import eventually
 from redis_server import RedisServer
 
 

@@ -12,7 +12,8 @@ import pytest
 from distsync_node.raft.types import Entry, EntryKind, HardState, LogIndex, Persist, Term
 from distsync_node.replica.genesis import blank_snapshot
 from distsync_node.storage import Storage
-from process.running import COMMAND, eventually, free_base_port, get
+from process.calls import get
+from process.running import COMMAND, eventually, free_base_port
 from redis_server import RedisServer
 
 

@@ -10,8 +10,9 @@ import socket
 from pathlib import Path
 from typing import Any
 
+from process.calls import get
 from process.cluster import ready_cluster
-from process.running import eventually, get
+from process.running import eventually
 
 OPEN_FILES = 256
 CONNECTIONS = 400

@@ -13,8 +13,8 @@ from collections import Counter
 import pytest
 
 from distsync import AsyncClient, ClaimedMessage, Client, Queue, SyncMessage
+from process.calls import get
 from process.cluster import Cluster
-from process.running import get
 from redis_server import RedisServer
 from waiting_for import eventually
 

@@ -8,7 +8,6 @@ import json
 import os
 import pty
 import re
-import select
 import signal
 import subprocess
 import sys
@@ -22,16 +21,17 @@ from uuid import uuid4
 import pytest
 
 from distsync import Client
-from process.calls import call
+from process.calls import call, get
 from process.running import (
     COMMAND,
     Up,
     completions,
     distsync_here,
     eventually,
-    get,
     is_running,
+    read_until,
     running_cluster,
+    state_of,
 )
 
 
@@ -568,13 +568,9 @@ def test_commands_stop_with_the_worker_and_go_on_with_it(cluster: Up, name: str)
     with work(cluster, name, script="echo $$; exec sleep 60") as worker:
         command = int(worker.line())
         worker.process.send_signal(signal.SIGTSTP)  # Ctrl-Z
-        eventually(lambda: state(worker.process.pid) == state(command) == "T")
+        eventually(lambda: state_of(worker.process.pid) == state_of(command) == "T")
         worker.process.send_signal(signal.SIGCONT)
-        eventually(lambda: "T" not in (state(worker.process.pid), state(command)))
-
-
-def state(pid: int) -> str:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        eventually(lambda: "T" not in (state_of(worker.process.pid), state_of(command)))
 
 
 def test_a_command_that_cannot_be_started_gives_the_message_back(
@@ -633,13 +629,3 @@ def at_a_terminal(cluster: Up, arguments: list[str], question: str, answer: str)
         os.write(screen, answer.encode())
         _, status = os.waitpid(pid, 0)
         return os.waitstatus_to_exitcode(status), seen
-
-
-def read_until(screen: int, text: str) -> str:
-    seen = ""
-    deadline = time.monotonic() + 60
-    while text not in seen:
-        assert time.monotonic() < deadline, seen
-        if select.select([screen], [], [], 0.1)[0]:
-            seen += os.read(screen, 4096).decode(errors="replace")
-    return seen

@@ -23,10 +23,10 @@ from typing import Any
 
 import pytest
 
-from process.calls import Answer, call
+from process.calls import Answer, ask, call, get
 from process.cluster import Cluster, running
 from process.redis_gate import RedisGate, Way
-from process.running import eventually, get
+from process.running import eventually
 from redis_server import RedisServer
 
 FORWARDER, OWNER, OTHER = "n1", "n2", "n3"
@@ -70,9 +70,7 @@ class Place:
 
     def ask(self, node: str, verb: str, **body: Any) -> Answer:
         """Ask a node that has to do it."""
-        answer = call(f"{self.cluster.url(node)}/queue/{verb}", body)
-        assert answer.status == 200, answer
-        return answer
+        return ask(f"{self.cluster.url(node)}/queue/{verb}", **body)
 
     def stats(self, queue: str) -> Any:
         """The statistics of a queue, since it was made ready."""

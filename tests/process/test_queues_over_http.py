@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import functools
 import http.client
 import json
@@ -13,46 +14,36 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from process.calls import call
+from process.calls import ask, call, get
 from process.cluster import Cluster
 from process.queue_load import QueueLoad
-from process.running import eventually, get
+from process.running import eventually
 from redis_server import RedisServer
-
-
-def post(url: str, **body: Any) -> Any:
-    request = urllib.request.Request(
-        url, json.dumps(body).encode(), {"content-type": "application/json"}
-    )
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        return json.load(answer)
 
 
 def test_a_message_crosses_from_any_node_to_any_other(cluster: Cluster) -> None:
     for pushing in cluster.names:
         for popping in cluster.names:
             queue = f"from {pushing} to {popping}/{{é}}"
-            post(cluster.url(pushing) + "/queue/push", queue=queue, body=queue)
-            (message,) = post(cluster.url(popping) + "/queue/pop", queue=queue)["messages"]
+            ask(cluster.url(pushing) + "/queue/push", queue=queue, body=queue)
+            (message,) = ask(cluster.url(popping) + "/queue/pop", queue=queue)["messages"]
             assert message["body"] == queue
             receipts = [message["receipt"]]
-            post(cluster.url(pushing) + "/queue/ack", queue=queue, receipts=receipts)
-            assert post(cluster.url(popping) + "/queue/pop", queue=queue)["messages"] == []
+            ask(cluster.url(pushing) + "/queue/ack", queue=queue, receipts=receipts)
+            assert ask(cluster.url(popping) + "/queue/pop", queue=queue)["messages"] == []
 
 
 def test_a_fence_is_checked_by_nodes_that_do_not_lead(cluster: Cluster) -> None:
-    grant = post(cluster.urls[0] + "/lock/acquire", name="l", owner="a", ttl_ms=60_000)
+    grant = ask(cluster.urls[0] + "/lock/acquire", name="l", owner="a", ttl_ms=60_000)
     for url in cluster.urls:
         fence = {"lock": "l", "token": grant["token"]}
-        post(url + "/queue/push", queue="fenced", body="x", fence=fence)
+        ask(url + "/queue/push", queue="fenced", body="x", fence=fence)
         fence = {"lock": "l", "token": grant["token"] + 1}
-        with pytest.raises(urllib.error.HTTPError) as refused:
-            post(url + "/queue/push", queue="fenced", body="x", fence=fence)
-        assert refused.value.code == 409
+        refused = call(url + "/queue/push", {"queue": "fenced", "body": "x", "fence": fence})
+        assert refused.status == 409
 
 
 def test_nothing_acknowledged_is_lost_when_redis_and_a_node_are_killed(
@@ -64,13 +55,12 @@ def test_nothing_acknowledged_is_lost_when_redis_and_a_node_are_killed(
         deadline = time.monotonic() + 60
         for attempt in range(10_000):
             url = cluster.urls[(number + attempt) % 3]
-            try:
-                post(url + "/queue/push", queue="safe", body=str(number), request_id=f"r{number}")
-            except (OSError, http.client.HTTPException):
-                assert time.monotonic() < deadline
-                time.sleep(0.02)
-            else:
-                return
+            body = {"queue": "safe", "body": str(number), "request_id": f"r{number}"}
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                if call(url + "/queue/push", body).status == 200:
+                    return
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
 
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         pushes = [pool.submit(push, number) for number in range(300)]
@@ -87,10 +77,10 @@ def test_nothing_acknowledged_is_lost_when_redis_and_a_node_are_killed(
     bodies: list[str] = []
     while len(bodies) < 300:
         url = cluster.urls[0]
-        popped = post(url + "/queue/pop", queue="safe", max=100, wait_ms=5_000)["messages"]
+        popped = ask(url + "/queue/pop", queue="safe", max=100, wait_ms=5_000)["messages"]
         assert popped, f"{300 - len(bodies)} messages are lost"
         bodies += [one["body"] for one in popped]
-        post(url + "/queue/ack", queue="safe", receipts=[one["receipt"] for one in popped])
+        ask(url + "/queue/ack", queue="safe", receipts=[one["receipt"] for one in popped])
     assert sorted(bodies, key=int) == [str(number) for number in range(300)]
     cluster.wait_ready()
 
@@ -131,8 +121,8 @@ def test_queues_serve_without_a_quorum(cluster: Cluster) -> None:
         cluster.kill(name)
     eventually(lambda: cluster.status(survivor)["leader"] is None, what="the quorum is missed")
     assert get(cluster.url(survivor) + "/readyz") == {"status": "ready"}  # clients are led to it
-    post(cluster.url(survivor) + "/queue/push", queue="alone", body="x")
-    assert len(post(cluster.url(survivor) + "/queue/pop", queue="alone")["messages"]) == 1
+    ask(cluster.url(survivor) + "/queue/push", queue="alone", body="x")
+    assert len(ask(cluster.url(survivor) + "/queue/pop", queue="alone")["messages"]) == 1
     cluster.start(*cluster.names[1:])
     cluster.wait_ready()
 
@@ -165,21 +155,14 @@ def test_redis_that_is_away_is_a_503_and_comes_back_by_itself(
 ) -> None:
     url = cluster.urls[0]
     redis.kill()
-    with pytest.raises(urllib.error.HTTPError) as refused:
-        post(url + "/queue/pop", queue="q")
-    assert refused.value.code in (503, 504)
-    assert json.load(refused.value)["retriable"]
-    post(url + "/lock/acquire", name="while redis is away", owner="a")
+    refused = call(url + "/queue/pop", {"queue": "q"})
+    assert refused.status in (503, 504)
+    assert refused["retriable"]
+    ask(url + "/lock/acquire", name="while redis is away", owner="a")
     redis.start()
     redis.wait_until_serving()
-
-    def answers() -> bool:
-        try:
-            return post(url + "/queue/pop", queue="q")["messages"] == []
-        except urllib.error.HTTPError:
-            return False
-
-    eventually(answers)
+    popped = eventually(lambda: ask(url + "/queue/pop", queue="q"))
+    assert popped["messages"] == []
 
 
 def test_the_owner_is_named_and_is_the_one_of_the_ring(cluster: Cluster) -> None:
@@ -218,13 +201,13 @@ def test_a_poll_on_any_node_is_woken_at_once_by_a_push_on_any_other(cluster: Clu
             for waiting in cluster.urls:
                 for pushing in cluster.urls:
                     url = waiting + "/queue/pop"
-                    poll = pool.submit(post, url, queue=queue, wait_ms=20_000)
+                    poll = pool.submit(ask, url, queue=queue, wait_ms=20_000)
                     time.sleep(0.05)  # not a promise: it is woken even if it comes too late
                     started = time.monotonic()
-                    post(pushing + "/queue/push", queue=queue, body="x")
+                    ask(pushing + "/queue/push", queue=queue, body="x")
                     (message,) = poll.result()["messages"]
                     took.append(time.monotonic() - started)
-                    post(waiting + "/queue/ack", queue=queue, receipts=[message["receipt"]])
+                    ask(waiting + "/queue/ack", queue=queue, receipts=[message["receipt"]])
     assert sorted(took)[len(took) // 2] < 0.1, took
     assert sum(one > 0.5 for one in took) <= 2, took
 
@@ -238,13 +221,13 @@ def test_a_poll_outlives_the_owner_it_waits_at(cluster: Cluster, how: signal.Sig
     survivors = cluster.urls[:2]
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         polls = [
-            pool.submit(post, url + "/queue/pop", queue=queue, wait_ms=60_000) for url in survivors
+            pool.submit(ask, url + "/queue/pop", queue=queue, wait_ms=60_000) for url in survivors
         ]
         time.sleep(0.2)
         cluster.signal(victim, how)
         started = time.monotonic()
         for number, url in enumerate(survivors):
-            post(url + "/queue/push", queue=queue, body=str(number), request_id=f"{how}{number}")
+            ask(url + "/queue/push", queue=queue, body=str(number), request_id=f"{how}{number}")
         bodies = sorted(poll.result()["messages"][0]["body"] for poll in polls)
     assert bodies == ["0", "1"]
     assert time.monotonic() - started < 8

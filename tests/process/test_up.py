@@ -15,7 +15,8 @@ import httpx
 import pytest
 import redis
 
-from process.running import Up, acquire, distsync, eventually, free_base_port, get, is_running
+from process.calls import get
+from process.running import Up, acquire, distsync, eventually, free_base_port, is_running
 from redis_server import RedisServer
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from distsync.command import parent
 from distsync.command.child import Child
-from process.running import eventually, is_running
+from process.running import eventually, is_running, state_of
 
 LAUNCHER = Path(parent.__file__)
 
@@ -63,13 +63,10 @@ async def test_a_command_is_stopped_and_goes_on(tmp_path: Path) -> None:
         child = await Child.start_apart(script, os.environ, stdin.fileno())
     pid = int(await asyncio.to_thread(written, pid_file))
 
-    def state() -> str:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-
     child.stop()
-    await asyncio.to_thread(eventually, lambda: state() == "T")
+    await asyncio.to_thread(eventually, lambda: state_of(pid) == "T")
     child.go_on()
-    await asyncio.to_thread(eventually, lambda: state() != "T")
+    await asyncio.to_thread(eventually, lambda: state_of(pid) != "T")
     child.kill()
     assert await child.wait() == 128 + signal.SIGKILL
 
