@@ -485,7 +485,7 @@ def test_a_purge_kills_the_command_and_all_it_started(cluster: Up, name: str) ->
         said(cluster, "purge", name, "--yes")
         lost = f"{name}, message {id}: the claim is lost: the cluster ended it"
         assert worker.said() == f"distsync: {lost}\n"
-        assert not any(is_running(pid) for pid in family)
+        eventually(lambda: not any(is_running(pid) for pid in family), within_seconds=10)
         push(cluster, name, "next")  # it goes on
         worker.line()
         eventually(lambda: stats(cluster, name)["in_flight"] == 1)
