@@ -252,3 +252,17 @@ class Single:
         return self.receive(
             sender, VoteRequest(Term(term), LogIndex(last[0]), Term(last[1]), transfer)
         )
+
+
+def leader(voters: str = "123", learners: str = "", **options: int | bool) -> Single:
+    """A leader of term 2 with its no-op committed and everybody caught up."""
+    single = Single(voters, learners, options=RaftOptions(**options))  # type: ignore[arg-type]
+    single.lead_and_commit()
+    return single
+
+
+def follower(*terms: int, term: int = 2) -> Single:
+    """A follower of 2 in `term` whose log has entries of these terms."""
+    single = Single(term=term, entries=log_of(*terms))
+    single.receive("2", append(term, (1, 1)))
+    return single

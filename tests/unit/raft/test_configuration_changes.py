@@ -13,7 +13,6 @@ from distsync_node.raft.types import (
     ProposalAccepted,
     ProposalDropped,
     RaftEffect,
-    RaftOptions,
     ReadReady,
     Role,
     Send,
@@ -21,17 +20,10 @@ from distsync_node.raft.types import (
     TimeoutNow,
 )
 from unit.raft.cluster import Cluster, member
-from unit.raft.single import Single, accepted, append, config_entry, of, sent
+from unit.raft.single import Single, accepted, append, config_entry, leader, of, sent
 
 ADD, PROMOTE = ConfigOperation.ADD_LEARNER, ConfigOperation.PROMOTE
 REMOVE, UPDATE, DEMOTE = ConfigOperation.REMOVE, ConfigOperation.UPDATE, ConfigOperation.DEMOTE
-
-
-def leader(voters: str = "123", learners: str = "", **options: int) -> Single:
-    chosen = RaftOptions(**options)  # type: ignore[arg-type]
-    single = Single(voters, learners, options=chosen)
-    single.lead_and_commit()
-    return single
 
 
 def dropped(effects: list[RaftEffect]) -> list[DropReason]:

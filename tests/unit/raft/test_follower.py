@@ -21,20 +21,13 @@ from unit.raft.single import (
     accepted,
     append,
     command,
+    follower,
     log_of,
     of,
     refused,
     sent,
     sent_after_write,
 )
-
-
-def follower(*terms: int, term: int = 2) -> Single:
-    """A follower of 2 in `term` whose log has entries of these terms."""
-    single = Single(me="1", term=term, entries=log_of(*terms))
-    single.receive("2", append(term, (1, 1)))
-    return single
-
 
 # --- Durability -----------------------------------------------------------------------------
 

@@ -10,13 +10,7 @@ from distsync_node.raft.types import (
     Send,
 )
 from unit.raft.cluster import Cluster
-from unit.raft.single import Single, accepted, append, log_of, of, refused, sent
-
-
-def leader(voters: str = "123", learners: str = "") -> Single:
-    single = Single(voters, learners)
-    single.lead_and_commit()
-    return single
+from unit.raft.single import Single, accepted, append, leader, log_of, of, refused, sent
 
 
 def ready(effects) -> list[tuple[int, int]]:

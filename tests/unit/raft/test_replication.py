@@ -28,6 +28,7 @@ from unit.raft.single import (
     accepted,
     append,
     command,
+    leader,
     log_of,
     of,
     refused,
@@ -35,13 +36,6 @@ from unit.raft.single import (
 )
 
 FAR = MemberId("2")
-
-
-def leader(voters: str = "123", learners: str = "", **options: int | bool) -> Single:
-    """A leader of term 2 with its no-op committed and everybody caught up."""
-    single = Single(voters, learners, options=RaftOptions(**options))  # type: ignore[arg-type]
-    single.lead_and_commit()
-    return single
 
 
 def indexes(messages: list[RaftMessage]) -> list[list[int]]:

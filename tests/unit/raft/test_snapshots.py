@@ -24,6 +24,7 @@ from unit.raft.single import (
     Single,
     accepted,
     append,
+    follower,
     log_of,
     of,
     refused,
@@ -50,12 +51,6 @@ def answer(
     index: int, next_offset: int, *, installed: bool = False, term: int = 2
 ) -> SnapshotResponse:
     return SnapshotResponse(Term(term), 1, LogIndex(index), next_offset, installed)
-
-
-def follower(*terms: int) -> Single:
-    single = Single(term=2, entries=log_of(*terms))
-    single.receive("2", append(2, (1, 1)))
-    return single
 
 
 # --- Compaction -----------------------------------------------------------------------------

@@ -12,13 +12,7 @@ from distsync_node.raft.types import (
     SnapshotResponse,
     Term,
 )
-from unit.raft.single import Single, accepted, append, of, sent
-
-
-def leader(voters: str = "123", learners: str = "") -> Single:
-    single = Single(voters, learners)
-    single.lead_and_commit()
-    return single
+from unit.raft.single import Single, accepted, append, leader, of, sent
 
 
 def heartbeat(single: Single, *answering: str) -> int:

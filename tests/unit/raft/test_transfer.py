@@ -12,13 +12,7 @@ from distsync_node.raft.types import (
     TimeoutNow,
 )
 from unit.raft.cluster import Cluster
-from unit.raft.single import Single, accepted, of, sent
-
-
-def leader(voters: str = "123", learners: str = "") -> Single:
-    single = Single(voters, learners)
-    single.lead_and_commit()
-    return single
+from unit.raft.single import Single, accepted, leader, of, sent
 
 
 def hand_overs(effects, to: str) -> int:
