@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import redis
 
 from process.running import eventually
-from redis_server import RedisServer, free_port
+from redis_server import RedisServer, free_port, is_free
 
 SLOTS = 16_384
 BUS_PORT_OFFSET = 10_000
@@ -20,12 +19,7 @@ def free_cluster_port() -> int:
     """Return a port that is free together with that of the cluster bus above it."""
     while True:
         port = free_port()
-        if port + BUS_PORT_OFFSET < 65_536:
-            with socket.socket() as probe:
-                try:
-                    probe.bind(("127.0.0.1", port + BUS_PORT_OFFSET))
-                except OSError:
-                    continue
+        if port + BUS_PORT_OFFSET < 65_536 and is_free(port + BUS_PORT_OFFSET):
             return port
 
 

@@ -25,6 +25,7 @@ from bench.driver import unique_run_id
 from bench.machine import resident_mib
 from bench.options import Say
 from bench.queue_delays import Connection
+from bench.report import listed
 from bench.systems import NODES, Cluster, DistSync, SystemFailedError, ask_json, running
 from bench.wire import Answer, get, post
 from redis_server import RedisServer, free_port
@@ -176,8 +177,8 @@ def memory(data_root: Path, max_bytes: int, say: Say) -> Memory:
     )
     say(
         f"{found.values_mib:.0f} MiB of values through nodes of {max_bytes / MIB:.0f} MiB: resident"
-        f" {_listed(before)} -> {_listed(largest)} MiB; they say that they hold"
-        f" {_listed([one.get('bytes', 0) / MIB for one in held])} MiB"
+        f" {listed(before)} -> {listed(largest)} MiB; they say that they hold"
+        f" {listed([one.get('bytes', 0) / MIB for one in held])} MiB"
     )
     return found
 
@@ -235,7 +236,3 @@ def ratios(failed: list[CacheFailover], held: Memory | None, *, full: bool) -> l
         goal = MEMORY_GOAL if full else None
         lines.append(judge(what, held.growth, goal=goal, bound="at_most"))
     return lines
-
-
-def _listed(figures: list[float]) -> str:
-    return ", ".join(f"{figure:.1f}" for figure in figures)

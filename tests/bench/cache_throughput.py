@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -23,7 +23,7 @@ import msgspec
 import redis
 import uvloop
 
-from bench.arithmetic import Ratio, hold_against, is_counted, judge, middle
+from bench.arithmetic import Ratio, hold_against, is_counted, middle
 from bench.cache_dialects import VALUE, make_cache_dialect
 from bench.cache_load import REDIS_PY
 from bench.driver import run_load, unique_run_id
@@ -31,6 +31,7 @@ from bench.load import LoadResult, LoadSpec
 from bench.machine import REPOSITORY
 from bench.options import Say
 from bench.queue_delays import Connection
+from bench.rounds import Plan, figure, in_turn, judge_load
 from bench.systems import (
     HOST,
     DistSync,
@@ -88,14 +89,6 @@ class CachePoint(msgspec.Struct, frozen=True, kw_only=True):
     rounds: list[LoadResult]
 
 
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """How long and how often."""
-
-    rounds: int = 3
-    duration_s: float = 2.5
-    warmup_s: float = 0.7
-
-
 def measure(data_root: Path, plan: Plan, say: Say) -> list[CachePoint]:
     """All points of all systems."""
     runs: list[Callable[[Path], Iterable[tuple[Key, LoadResult]]]] = [
@@ -112,7 +105,8 @@ def measure_durabilities(data_root: Path, plan: Plan, say: Say) -> list[CachePoi
     """Writes under each durability."""
 
     def run_of(mode: str) -> Callable[[Path], Iterable[tuple[Key, LoadResult]]]:
-        return lambda directory: _writes(directory, plan, mode)
+        options = ("--cache-durability", mode)
+        return lambda directory: _ours(directory, plan, mode, WRITE_SCENARIOS, options)
 
     runs = [run_of(mode) for mode in DURABILITIES]
     return _in_turns(data_root / "durability", plan, runs, say)
@@ -126,8 +120,7 @@ def _in_turns(
 ) -> list[CachePoint]:
     rounds: defaultdict[Key, list[LoadResult]] = defaultdict(list)
     for number in range(plan.rounds):
-        turn = number % len(runs)
-        for place, run in enumerate((*runs[turn:], *runs[:turn])):
+        for place, run in enumerate(in_turn(runs, number)):
             directory = data_root / f"round-{number}-{place}"
             directory.mkdir(parents=True)
             for key, result in run(directory):
@@ -166,13 +159,6 @@ def summarise(variant: str, scenario: str, clients: int, rounds: list[LoadResult
 def ratios(points: list[CachePoint]) -> list[Ratio]:
     """DistSync beside the others; the goals are those of the product."""
 
-    def figure(name: str, variant: str, scenario: str, clients: int) -> float | None:
-        for point in points:
-            if (point.variant, point.scenario, point.clients) == (variant, scenario, clients):
-                value = getattr(point, name)
-                return None if value is None else float(value)
-        return None
-
     def faster(
         scenario: str, clients: int, other: str, goal: float | None, ours: str = OURS
     ) -> Ratio:
@@ -180,8 +166,8 @@ def ratios(points: list[CachePoint]) -> list[Ratio]:
         plural = "s" * (clients > 1)
         return hold_against(
             f"{what}, {clients} client{plural}: {ours} over {other}",
-            figure("operations_per_s", ours, scenario, clients),
-            figure("operations_per_s", other, scenario, clients),
+            figure(points, "operations_per_s", ours, scenario, clients),
+            figure(points, "operations_per_s", other, scenario, clients),
             goal=goal,
             bound="at_least",
         )
@@ -189,8 +175,8 @@ def ratios(points: list[CachePoint]) -> list[Ratio]:
     def quicker(scenario: str, other: str, goal: float | None, ours: str = OURS) -> Ratio:
         return hold_against(
             f"p50 of {scenario}, 1 client: {ours} over {other}",
-            figure("p50_ms", ours, scenario, 1),
-            figure("p50_ms", other, scenario, 1),
+            figure(points, "p50_ms", ours, scenario, 1),
+            figure(points, "p50_ms", other, scenario, 1),
             goal=goal,
             bound="at_most",
         )
@@ -217,33 +203,26 @@ def ratios(points: list[CachePoint]) -> list[Ratio]:
             quicker("first", through, None, mirrored),
             faster("rewrite", MOST_CLIENTS, mirrored, None, "local"),
         ]
-    share = max((one.load_cpu_share for one in points if one.variant != REDIS_PY), default=None)
-    what = "share of its core the load client used, at most"
-    return [*lines, judge(what, share, goal=0.8, bound="at_most")]
+    return [*lines, judge_load(one.load_cpu_share for one in points if one.variant != REDIS_PY)]
 
 
 # --- The systems -------------------------------------------------------------------------------
 
 
-def _ours(directory: Path, plan: Plan) -> Iterator[tuple[Key, LoadResult]]:
-    with (
-        RedisServer(directory / "redis", port=free_port()) as server,
-        running(DistSync(directory, redis_url=server.url)) as cluster,
-    ):
-        target = cluster.targets()[0]
-        pids = [*cluster.pids(), server.pid]
-        yield from _points(OURS, "http", READ_SCENARIOS, target, pids, plan)
-
-
-def _writes(directory: Path, plan: Plan, mode: str) -> Iterator[tuple[Key, LoadResult]]:
-    options = ("--cache-durability", mode)
+def _ours(
+    directory: Path,
+    plan: Plan,
+    variant: str = OURS,
+    scenarios: Iterable[str] = READ_SCENARIOS,
+    options: Sequence[str] = (),
+) -> Iterator[tuple[Key, LoadResult]]:
     with (
         RedisServer(directory / "redis", port=free_port()) as server,
         running(DistSync(directory, redis_url=server.url, options=options)) as cluster,
     ):
         target = cluster.targets()[0]
         pids = [*cluster.pids(), server.pid]
-        yield from _points(mode, "http", WRITE_SCENARIOS, target, pids, plan)
+        yield from _points(variant, "http", scenarios, target, pids, plan)
 
 
 def _app(directory: Path, plan: Plan, variant: str) -> Iterator[tuple[Key, LoadResult]]:

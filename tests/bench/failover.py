@@ -20,6 +20,7 @@ import msgspec
 from bench.arithmetic import Ratio, judge, middle
 from bench.driver import run_load, unique_run_id
 from bench.load import LoadSpec
+from bench.options import Say
 from bench.systems import Cluster, DistSync, Etcd, running
 
 CLIENTS = 16
@@ -76,7 +77,7 @@ CONTENDERS = (
 def measure(
     data_root: Path,
     repetitions: int,
-    say: Callable[[str], None],
+    say: Say,
     contenders: tuple[Contender, ...] = CONTENDERS,
 ) -> list[Failover]:
     """All repetitions of all contenders."""

@@ -18,7 +18,6 @@ import importlib.metadata
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ import msgspec
 
 from bench.arithmetic import Ratio, cpu_share, judge
 from bench.machine import process_cpu_s, resident_mib
-from bench.options import parse_options, run_benchmark
+from bench.options import Measured, Say, parse_options, run_benchmark
 from kube.light_nodes import LightKubelet
 from kube.operator_world import World, running_world
 
@@ -59,7 +58,7 @@ class Idle(msgspec.Struct, frozen=True, kw_only=True):
     lease_renewals: int
 
 
-async def measure(directory: Path, plan: Plan, say: Callable[[str], None]) -> Idle:
+async def measure(directory: Path, plan: Plan, say: Say) -> Idle:
     """Make the clusters, let them settle, and look at the operator while nothing happens."""
     async with running_world(directory, kubelet=LightKubelet) as world:
         began_s = time.monotonic()
@@ -142,7 +141,7 @@ def main() -> None:
     plan = QUICK if options.quick else Plan()
     judged: list[Ratio] = []
 
-    def run(data_root: Path, say: Callable[[str], None]) -> tuple[list[Ratio], list[Any]]:
+    def run(data_root: Path, say: Say) -> Measured:
         found = asyncio.run(measure(data_root, plan, say))
         judged.extend(ratios(found, full=not options.quick))
         return judged, [msgspec.to_builtins(found)]

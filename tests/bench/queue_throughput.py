@@ -32,7 +32,6 @@ from bench.arithmetic import (
     batch_goal,
     hold_against,
     is_counted,
-    judge,
     middle,
 )
 from bench.dialects import BATCH
@@ -41,6 +40,7 @@ from bench.load import LoadResult, LoadSpec
 from bench.options import Say
 from bench.peers import Peer, PeerRound, running_peer
 from bench.queue_store import Rate, raw_limit
+from bench.rounds import Plan, figure, in_turn, judge_load
 from bench.systems import DistSync, running
 from redis_server import RedisServer, free_port
 
@@ -98,14 +98,6 @@ class QueuePoint(msgspec.Struct, frozen=True, kw_only=True):
     rounds: list[QueueRound]
 
 
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """How long and how often."""
-
-    rounds: int = 3
-    duration_s: float = 2.5
-    warmup_s: float = 0.7
-
-
 def measure(data_root: Path, plan: Plan, peers: list[Peer], say: Say) -> list[QueuePoint]:
     """All points of all systems."""
     runs: list[tuple[str, Callable[[RedisServer, Path], Iterable[tuple[Key, QueueRound]]]]] = [
@@ -115,8 +107,7 @@ def measure(data_root: Path, plan: Plan, peers: list[Peer], say: Say) -> list[Qu
     ]
     rounds: defaultdict[Key, list[QueueRound]] = defaultdict(list)
     for number in range(plan.rounds):
-        turn = number % len(runs)
-        for name, run in (*runs[turn:], *runs[:turn]):
+        for name, run in in_turn(runs, number):
             directory = data_root / f"round-{number}" / name.replace(" ", "-")
             with RedisServer(directory / "redis", port=free_port()) as server:
                 for key, result in run(server, directory):
@@ -155,10 +146,7 @@ def ratios(points: list[QueuePoint]) -> list[Ratio]:
     """DistSync beside the others; the goals are those of the product."""
 
     def rate(variant: str, scenario: Scenario, clients: int) -> float | None:
-        for point in points:
-            if (point.variant, point.scenario, point.clients) == (variant, scenario, clients):
-                return point.messages_per_s
-        return None
+        return figure(points, "messages_per_s", variant, scenario, clients)
 
     def best(libraries: Iterable[str]) -> float | None:
         """Of each with as many outstanding as suits it. None while one of them has no figure."""
@@ -210,12 +198,7 @@ def ratios(points: list[QueuePoint]) -> list[Ratio]:
         beside(f"messages/s, batches of {BATCH}: over the best", batches, best(LIBRARIES), None),
         beside(f"messages/s, batches of {BATCH}: of bare scripts", batches, raw_batches, None),
         beside(f"{many}: of bare scripts", singles, raw_singles, None),
-        judge(
-            "share of its core the load client used, at most",
-            max((one.load_cpu_share for one in points if one.variant != RAW), default=None),
-            goal=0.8,
-            bound="at_most",
-        ),
+        judge_load(one.load_cpu_share for one in points if one.variant != RAW),
     ]
 
 

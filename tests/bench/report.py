@@ -71,6 +71,11 @@ def ratio_table(ratios: Sequence[Ratio]) -> str:
     return table(("figure", "measured", "goal", ""), rows)
 
 
+def listed(figures: Sequence[float]) -> str:
+    """Figures in one line."""
+    return ", ".join(f"{figure:.1f}" for figure in figures)
+
+
 def machine_lines(machine: Machine) -> str:
     """The machine in two lines, and a warning when it was busy with something else."""
     versions = ", ".join(f"{name} {version}" for name, version in machine.versions.items())

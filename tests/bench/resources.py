@@ -1,7 +1,5 @@
 """What DistSync's nodes take: memory, disk, time to restart, CPU while nothing happens.
 
-    cd tests && python -m bench.resources [--quick]
-
 1. three fresh nodes: CPU of all together while idle;
 2. 100,000 locks held: resident memory of each node, CPU while idle again;
 3. a million commands (acquire and release are one each): largest data directory of a node, looked
@@ -27,8 +25,9 @@ import uvloop
 from bench.arithmetic import Ratio, judge
 from bench.dialects import DistSyncDialect
 from bench.machine import directory_mib, process_cpu_s, resident_mib
-from bench.options import parse_options, run_benchmark
-from bench.systems import NODES, DistSync, lock_versions, running
+from bench.options import Say
+from bench.report import listed
+from bench.systems import NODES, DistSync, running
 from bench.wire import Answer, AnswerReader, post
 
 CONNECTIONS = 128
@@ -80,7 +79,7 @@ class FloodError(Exception):
     """A node refused what it must not refuse here."""
 
 
-def measure(data_root: Path, plan: Plan, say: Callable[[str], None]) -> Resources:
+def measure(data_root: Path, plan: Plan, say: Say) -> Resources:
     """All of it, on three fresh nodes."""
     with running(cluster := DistSync(data_root / "resources")):
         time.sleep(SETTLE_S)  # the start itself is not idle time
@@ -90,18 +89,18 @@ def measure(data_root: Path, plan: Plan, say: Callable[[str], None]) -> Resource
         uvloop.run(_hold(cluster, plan.locks))
         _await_locks(cluster, plan.locks)
         holding_rss_mib = [resident_mib(pid) for pid in cluster.pids()]
-        say(f"{plan.locks} locks held: {_listed(holding_rss_mib)} MiB resident")
+        say(f"{plan.locks} locks held: {listed(holding_rss_mib)} MiB resident")
         holding_share = _idle_cpu_share(cluster, plan.holding_idle_s)
         say(f"idle while holding them: {holding_share:.1%} of a core")
         began_s = time.monotonic()
         largest_mib = uvloop.run(_command(cluster, plan.commands))
         took_s = time.monotonic() - began_s
-        say(f"{plan.commands} commands in {took_s:.0f} s: at most {_listed(largest_mib)} MiB")
+        say(f"{plan.commands} commands in {took_s:.0f} s: at most {listed(largest_mib)} MiB")
         after_rss_mib = [resident_mib(pid) for pid in cluster.pids()]
         final_mib = _data_mib(cluster)
         snapshots = [_newest_snapshot(cluster.data_directory(node)) for node in range(NODES)]
         restart_s = [_restart_s(cluster, node, plan.locks) for node in range(NODES)]
-        say(f"restarts with {plan.locks} locks: {_listed(restart_s)} s")
+        say(f"restarts with {plan.locks} locks: {listed(restart_s)} s")
     return Resources(
         locks=plan.locks,
         commands=plan.commands,
@@ -327,26 +326,6 @@ def _knows(cluster: DistSync, node: int, locks: int) -> bool:
     return status is not None and bool(status["ready"]) and int(status["locks"]) >= locks
 
 
-def _listed(figures: list[float]) -> str:
-    return ", ".join(f"{figure:.1f}" for figure in figures)
-
-
 def points(found: Resources) -> list[dict[str, Any]]:
     """For the report."""
     return [msgspec.to_builtins(found)]
-
-
-def main() -> None:
-    """Run it and write resources.json."""
-    options = parse_options(__doc__)
-    plan = QUICK if options.quick else Plan()
-
-    def run(data_root: Path, say: Callable[[str], None]) -> tuple[list[Ratio], list[Any]]:
-        found = measure(data_root, plan, say)
-        return ratios(found, full=not options.quick), points(found)
-
-    run_benchmark("resources", "bench.resources", options, lock_versions(), run)
-
-
-if __name__ == "__main__":
-    main()

@@ -16,7 +16,6 @@ import os
 import random
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from bench.machine import REPOSITORY, version_of
+from redis_server import is_free
 
 NODES = 3
 HOST = "127.0.0.1"
@@ -300,7 +300,7 @@ def lock_versions() -> dict[str, str]:
 def free_ports(count: int) -> list[int]:
     """Ports nobody listens on, not next to each other."""
     candidates = iter(_generator.sample(PORTS, 200))
-    return list(itertools.islice((p for p in candidates if _is_free(p)), count))
+    return list(itertools.islice((p for p in candidates if is_free(p)), count))
 
 
 def ask_json(port: int, path: str, body: dict[str, Any] | None = None) -> dict[str, Any] | None:
@@ -336,16 +336,6 @@ def running(cluster: Cluster) -> Iterator[Cluster]:
 def _die_with_parent() -> None:
     # Linux only, as /proc is: a benchmark that is killed leaves no server behind.
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError:
-            return False
-        return True
 
 
 def _await(ask: Callable[[], _T | None], failure: str, timeout_s: float = START_TIMEOUT_S) -> _T:

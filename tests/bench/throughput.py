@@ -15,9 +15,11 @@ from typing import Literal
 
 import msgspec
 
-from bench.arithmetic import Ratio, hold_against, is_counted, judge, middle
+from bench.arithmetic import Ratio, hold_against, is_counted, middle
 from bench.driver import run_load, unique_run_id
 from bench.load import LoadResult, LoadSpec
+from bench.options import Say
+from bench.rounds import Plan, figure, in_turn, judge_load
 from bench.systems import Cluster, DistSync, Etcd, PySyncObj, running
 
 CLIENTS = (1, 16, 64)
@@ -27,7 +29,6 @@ PAIRS_GOAL = 2.0
 P50_GOAL = 0.7
 
 Scenario = Literal["leader", "spread", "contended"]
-Say = Callable[[str], None]
 
 
 class Point(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,14 +45,6 @@ class Point(msgspec.Struct, frozen=True, kw_only=True):
     errors: int
     rounds_not_counted: int
     rounds: list[LoadResult]
-
-
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """How long and how often."""
-
-    rounds: int = 3
-    duration_s: float = 2.5
-    warmup_s: float = 0.7
 
 
 class Bench(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,8 +86,7 @@ def measure(
     """All points of all systems."""
     rounds: defaultdict[tuple[str, Scenario, int], list[LoadResult]] = defaultdict(list)
     for number in range(plan.rounds):
-        turn = number % len(benches)
-        for bench in (*benches[turn:], *benches[:turn]):
+        for bench in in_turn(benches, number):
             directory = data_root / f"round-{number}" / next(iter(bench.variants))
             with running(bench.make(directory)) as cluster:
                 for key, result in _points_of(cluster, bench, plan):
@@ -130,30 +122,23 @@ def counts(result: LoadResult) -> bool:
 def ratios(points: list[Point]) -> list[Ratio]:
     """DistSync beside the others; the goals are those of the product."""
 
-    def figure(name: str, variant: str, scenario: str, clients: int) -> float | None:
-        for point in points:
-            if (point.variant, point.scenario, point.clients) == (variant, scenario, clients):
-                value = getattr(point, name)
-                return float(value) if value is not None else None
-        return None
-
     def beside(
         what: str, variant: str, scenario: str, others: tuple[str, ...], goal: float | None
     ) -> Ratio:
-        known = [figure("pairs_per_s", other, scenario, MOST_CLIENTS) for other in others]
+        known = [figure(points, "pairs_per_s", other, scenario, MOST_CLIENTS) for other in others]
         return hold_against(
             what,
-            figure("pairs_per_s", variant, scenario, MOST_CLIENTS),
+            figure(points, "pairs_per_s", variant, scenario, MOST_CLIENTS),
             max(known) if all(known) else None,  # type: ignore[type-var]
             goal=goal,
             bound="at_least",
         )
 
     def quicker(what: str, others: tuple[str, ...], goal: float | None) -> Ratio:
-        known = [figure("p50_ms", other, "leader", 1) for other in others]
+        known = [figure(points, "p50_ms", other, "leader", 1) for other in others]
         return hold_against(
             what,
-            figure("p50_ms", "distsync", "leader", 1),
+            figure(points, "p50_ms", "distsync", "leader", 1),
             min(known) if all(known) else None,  # type: ignore[type-var]
             goal=goal,
             bound="at_most",
@@ -187,12 +172,7 @@ def ratios(points: list[Point]) -> list[Ratio]:
         beside(
             f"{many}, contended: over etcd's lock service", "distsync", "contended", etcd[:1], None
         ),
-        judge(
-            "share of its core the load client used, at most",
-            max((point.load_cpu_share for point in points), default=None),
-            goal=0.8,
-            bound="at_most",
-        ),
+        judge_load(point.load_cpu_share for point in points),
     ]
 
 

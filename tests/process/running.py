@@ -23,6 +23,7 @@ from urllib.parse import quote
 
 from distsync.command import main
 from process.calls import ask, get
+from redis_server import is_free
 
 DEADLINE_SECONDS = 60.0
 COMMAND = (sys.executable, "-m", "distsync.command")
@@ -64,7 +65,7 @@ def free_base_port(nodes: int) -> int:
     """
     for base_port in (*_ours, *BASE_PORTS):
         ports = [base_port + i + offset for i in range(1, nodes + 1) for offset in (0, 50, 100)]
-        if _is_ours(base_port) and all(_is_free(port) for port in ports):
+        if _is_ours(base_port) and all(is_free(port) for port in ports):
             return base_port
     raise AssertionError("no free ports")
 
@@ -79,16 +80,6 @@ def _is_ours(base_port: int) -> bool:
         name.close()
         return False
     _ours[base_port] = name
-    return True
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
     return True
 
 
