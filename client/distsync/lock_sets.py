@@ -11,24 +11,24 @@ import logging
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType, TracebackType
 
-from distsync.body import BodyGuard, give_back_at_exit, tell_loss
+from distsync.body import give_back_at_exit, tell_loss
 from distsync.core import Core
 from distsync.durations import Duration, to_milliseconds
-from distsync.errors import DistSyncError, LockHeld, LockLost, NotHolder
+from distsync.errors import DistSyncError, LockLost, NotHolder
+from distsync.holding import Holding, OnLost
 from distsync.identity import new_request_id
 from distsync.lease import Lease
-from distsync.locks import OnLost
 from distsync.models import AcquireManyBody, GrantBody
-from distsync.owners import FixedOwner, Owners
+from distsync.owners import Owners
 from distsync.sessions import Session
-from distsync.waiting import DEFAULT, Default, Wait, in_pieces, seconds_or, until_of, wait_seconds
+from distsync.waiting import Wait, in_pieces, until_of
 
 __all__ = ["LockSet"]
 
 _log = logging.getLogger("distsync")
 
 
-class LockSet:
+class LockSet(Holding):
     """Several locks of one owner; made by `AsyncClient.acquire_many` or `Session.acquire_many`."""
 
     def __init__(
@@ -44,56 +44,24 @@ class LockSet:
         session: Session | None = None,
     ) -> None:
         """Users call `AsyncClient.acquire_many` instead."""
+        super().__init__(core, wait, owner, on_lost)
         self.names = tuple(names)
         self.shared = shared
-        self._core = core
         self._ttl = ttl
-        self._wait = wait_seconds(wait)
-        self._owners = FixedOwner(owner) if isinstance(owner, str) else owner
-        self._on_lost = on_lost
         self._given_session = session
-        self._guard = BodyGuard()
         self._session: Session | None = None
-        self._acquiring: asyncio.Task[object] | None = None
-        self._lease: Lease | None = None
-        self._listener = 0
-        self._owner = owner if isinstance(owner, str) else None
         self._tokens: dict[str, int] = {}
-
-    @property
-    def owner(self) -> str | None:
-        """Who holds them."""
-        return self._owner
 
     @property
     def tokens(self) -> Mapping[str, int]:
         """The fencing token of each lock by its name; the last ones after the grant ended."""
         return MappingProxyType(self._tokens)
 
-    @property
-    def held(self) -> bool:
-        """Whether they are held, by the clock of this moment."""
-        return self._lease is not None and self._lease.is_live
-
-    @property
-    def acquired(self) -> bool:
-        """Whether they were acquired and not given back yet; lost ones count."""
-        return self._lease is not None
-
-    def expires_in(self) -> float:
-        """Return for how many seconds they are held without another renewal."""
-        return 0.0 if self._lease is None else self._lease.remaining()
-
     def check(self) -> None:
         """Raise if they are not held any more; from any thread. See `Lock.check`."""
         if self._lease is None:
             raise NotHolder(f"{', '.join(self.names)}: not held")
         self._lease.check()
-
-    async def acquire(self, wait: Wait | Default = DEFAULT) -> LockSet:
-        """Acquire all of them; returns itself. Raises as `Lock.acquire`."""
-        await self.acquire_as(self._core.owners, seconds_or(self._wait, wait))
-        return self
 
     async def acquire_as(self, owners: Owners, seconds: float | None) -> None:
         """Acquire them for one of these, unless an owner was given when they were made."""
@@ -117,14 +85,6 @@ class LockSet:
         finally:
             self._acquiring = None
 
-    async def try_acquire(self) -> bool:
-        """Acquire all of them if all are free now; returns whether they were."""
-        try:
-            await self.acquire(wait=0)
-        except LockHeld:
-            return False
-        return True
-
     async def release(self) -> None:
         """Give all of them back. Raises as `Lock.release`."""
         lease, session = self._let_go()
@@ -142,13 +102,6 @@ class LockSet:
         _, session = self._let_go()
         if session is not None:
             self._bury(session)
-
-    async def __aenter__(self) -> LockSet:
-        if self._lease is None:
-            await self.acquire()
-        self.check()
-        self._guard.enter()
-        return self
 
     async def __aexit__(
         self,

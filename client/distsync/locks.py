@@ -18,27 +18,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final
 
-from distsync.body import BodyGuard, give_back_at_exit, tell_loss
+from distsync.body import give_back_at_exit, tell_loss
 from distsync.core import Core
 from distsync.durations import Duration, to_milliseconds, to_seconds
 from distsync.errors import (
     DistSyncError,
-    LockHeld,
     LockLost,
     NotHolder,
     Unavailable,
 )
 from distsync.ghosts import may_have_been_done
+from distsync.holding import Holding, OnLost
 from distsync.identity import new_request_id
 from distsync.lease import Lease, Span
 from distsync.models import AcquireBody, Grant, GrantBody, Mode, UpgradeBody
-from distsync.owners import FixedOwner, Owners
+from distsync.owners import Owners
 from distsync.transport import Reply
-from distsync.waiting import DEFAULT, Default, Wait, in_pieces, seconds_or, until_of, wait_seconds
+from distsync.waiting import Wait, in_pieces, until_of, wait_seconds
 
 if TYPE_CHECKING:
     from distsync.sessions import Session
@@ -47,15 +46,12 @@ __all__ = ["Lock", "OnLost"]
 
 _log = logging.getLogger("distsync")
 
-OnLost: TypeAlias = Callable[[LockLost], object]
-"""Called once when a lease is lost; may be a coroutine function."""
-
 # A grant is older than its answer by the time the request took; beyond this it is renewed first.
 _STALE_SECONDS: Final = 0.1
 _STALE_RATIO: Final = 0.1
 
 
-class Lock:
+class Lock(Holding):
     """One lock of one owner; made by `AsyncClient.lock`, `.semaphore` or `Session.lock`.
 
     It can be acquired again after it was released, but is held once at a time.
@@ -75,33 +71,20 @@ class Lock:
         session: Session | None = None,
     ) -> None:
         """Users call `AsyncClient.lock` instead."""
+        super().__init__(core, wait, owner, on_lost)
         self.name = name
         self.limit = limit
-        self._core = core
         self._ttl_ms = to_milliseconds(to_seconds(ttl, "ttl"))
-        self._wait = wait_seconds(wait)
         self._shared = shared or limit is not None
-        self._owners = FixedOwner(owner) if isinstance(owner, str) else owner
-        self._owner = owner if isinstance(owner, str) else None
-        self._on_lost = on_lost
         self._session = session
-        self._guard = BodyGuard()
         self._mode: Mode = "shared" if self._shared else "exclusive"
         self._token = 0
-        self._lease: Lease | None = None
-        self._listener = 0
-        self._acquiring: asyncio.Task[object] | None = None
         self._changing = False
         self._doubtful = False
 
     def __repr__(self) -> str:
         state = f"held, token {self._token}" if self.held else "not held"
         return f"<{type(self).__name__} {self.name!r}: {state}>"
-
-    @property
-    def owner(self) -> str | None:
-        """Who holds it: the owner of the task that acquired it, unless one was given."""
-        return self._owner
 
     @property
     def token(self) -> int:
@@ -119,20 +102,6 @@ class Lock:
         """Whether it is, or will be, held together with others."""
         return self._mode == "shared"
 
-    @property
-    def held(self) -> bool:
-        """Whether it is held, by the clock of this moment."""
-        return self._lease is not None and self._lease.is_live
-
-    @property
-    def acquired(self) -> bool:
-        """Whether it was acquired and not given back yet; one that was lost counts."""
-        return self._lease is not None
-
-    def expires_in(self) -> float:
-        """Return for how many seconds it is held without another renewal; 0 when it is not."""
-        return 0.0 if self._lease is None else self._lease.remaining()
-
     def check(self) -> None:
         """Raise if the lock is not held any more; cheap, without I/O, from any thread.
 
@@ -144,24 +113,6 @@ class Lock:
             raise NotHolder(f"{self.name}: not held", name=self.name)
         if (error := self._lease.loss()) is not None:
             raise self._lost(error)
-
-    async def acquire(self, wait: Wait | Default = DEFAULT) -> Lock:
-        """Acquire it; returns itself.
-
-        A long wait is asked for in pieces of ten minutes. Within a piece the place in the queue is
-        kept, also over failures of nodes and connections.
-
-        Raises:
-            LockHeld: it is held and `wait` is 0.
-            WaitTimeout: `wait` passed.
-            Deadlock: waiting would close a cycle of owners, or this owner holds it already.
-            LimitMismatch: the semaphore has another limit.
-            SessionNotFound, SessionLost: the session is over; NotHolder: it is not open.
-            LimitReached: the cluster takes no more waiters or locks.
-            Unavailable, OutcomeUnknown: no answer within the client's timeout.
-        """
-        await self.acquire_as(self._core.owners, seconds_or(self._wait, wait))
-        return self
 
     async def acquire_as(self, owners: Owners, seconds: float | None) -> None:
         """Acquire it for one of these, unless an owner was given when the lock was made."""
@@ -177,14 +128,6 @@ class Lock:
             await self._obtain(owner, seconds)
         finally:
             self._acquiring = None
-
-    async def try_acquire(self) -> bool:
-        """Acquire it if it is free now; returns whether it was. Raises as `acquire` otherwise."""
-        try:
-            await self.acquire(wait=0)
-        except LockHeld:
-            return False
-        return True
 
     async def release(self) -> None:
         """Give it back.
@@ -253,13 +196,6 @@ class Lock:
         except NotHolder as error:
             raise self._ended_by_cluster(error) from error
         self._changed(reply)
-
-    async def __aenter__(self) -> Lock:
-        if self._lease is None:
-            await self.acquire()
-        self.check()
-        self._guard.enter()
-        return self
 
     async def __aexit__(
         self,
