@@ -5,22 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any
+from collections.abc import AsyncIterator, Callable
 
 import msgspec
 import pytest
-import uvicorn
 
-from distsync_node.api.server import HttpProtocol
 from distsync_node.errors import ShuttingDown
 from distsync_node.peers import inbound, links, outbound
-from distsync_node.peers.inbound import Respond, message_protocol, receive_envelopes
+from distsync_node.peers.inbound import Respond, receive_envelopes
 from distsync_node.peers.links import Link
 from distsync_node.peers.outbound import Target
 from distsync_node.peers.wire import MESSAGES_PATH, encode
 from distsync_node.raft.types import LogIndex, MemberId
 from distsync_node.replica.types import Answer, AnswerCode, Envelope, HashReport, PeerMessage
+from unit.peer_port import PeerPort
 from waiting_for import eventually
 
 SECRET = "secret"
@@ -39,18 +37,11 @@ def answer(*messages: HashReport) -> Answer:
     return Answer(AnswerCode.ACCEPTED, "k", MemberId("b"), LogIndex(1), (1, 1), messages)
 
 
-class _Server(uvicorn.Server):
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
-class Receiver:
+class Receiver(PeerPort):
     """A peer port; `take` decides how envelopes are answered."""
 
     def __init__(self) -> None:
-        self.listener = socket.create_server((LOCALHOST, 0))
-        self.url = f"http://{LOCALHOST}:{self.listener.getsockname()[1]}"
+        super().__init__()
         self.envelopes: list[Envelope] = []
         self.held: list[Respond] = []
         self.take: Callable[[Respond], object] = lambda respond: respond(answer())
@@ -64,26 +55,11 @@ class Receiver:
         return [number for envelope in self.envelopes for number in numbers(envelope.messages)]
 
     async def __aenter__(self) -> Receiver:
-        async def app(scope: Any, receive: Any, send: Any) -> None:
-            raise AssertionError("messages do not go through ASGI")
-
-        config = uvicorn.Config(
-            app,
-            loop="none",
-            interface="asgi3",
-            http=message_protocol(HttpProtocol, receive_envelopes(self.receive), SECRET),
-            lifespan="off",
-            log_config=None,
-            timeout_graceful_shutdown=1,
-        )
-        self.server = _Server(config)
-        self.serving = asyncio.create_task(self.server.serve(sockets=[self.listener]))
+        self.serve(receive_envelopes(self.receive), SECRET)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self.server.should_exit = True
-        await self.serving
-        self.listener.close()
+        await self.end()
 
 
 @pytest.fixture

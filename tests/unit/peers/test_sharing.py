@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
-from collections.abc import AsyncIterator, Iterator
-from typing import Any
+from collections.abc import AsyncIterator
 
 import msgspec
 import pytest
-import uvicorn
 
-from distsync_node.api.server import HttpProtocol
 from distsync_node.peers import outbound, sharing
-from distsync_node.peers.inbound import RespondBytes, message_protocol
+from distsync_node.peers.inbound import RespondBytes
 from distsync_node.peers.outbound import PeerUnreachable, Target
 from distsync_node.peers.sharing import SharedRequests
+from unit.peer_port import PeerPort
+from waiting_for import eventually
 
 SECRET = "secret"
 PATH = "/shared"
@@ -27,18 +25,11 @@ encode = msgspec.msgpack.encode
 decode = msgspec.msgpack.Decoder(list[str]).decode
 
 
-class _Server(uvicorn.Server):
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
-class Port:
+class Port(PeerPort):
     """A peer port that answers each call with its own words in capitals, at once or when told."""
 
     def __init__(self) -> None:
-        self.listener = socket.create_server((LOCALHOST, 0))
-        self.url = f"http://{LOCALHOST}:{self.listener.getsockname()[1]}"
+        super().__init__()
         self.batches: list[list[str]] = []
         self.held: list[RespondBytes] = []
         self.holds = False
@@ -53,31 +44,14 @@ class Port:
             respond(self.answers or encode([call.upper() for call in calls]))
 
     async def __aenter__(self) -> Port:
-        async def app(scope: Any, receive: Any, send: Any) -> None:
-            raise AssertionError("they do not go through ASGI")
-
-        config = uvicorn.Config(
-            app,
-            loop="none",
-            interface="asgi3",
-            http=message_protocol(HttpProtocol, {PATH: self.receive}, SECRET),
-            lifespan="off",
-            log_config=None,
-            timeout_graceful_shutdown=1,
-        )
-        self.server = _Server(config)
-        self.serving = asyncio.create_task(self.server.serve(sockets=[self.listener]))
+        self.serve({PATH: self.receive}, SECRET)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self.server.should_exit = True
-        await self.serving
-        self.listener.close()
+        await self.end()
 
     async def has(self, count: int) -> None:
-        async with asyncio.timeout(5):
-            while sum(map(len, self.batches)) < count:
-                await asyncio.sleep(0.001)
+        await eventually(lambda: sum(map(len, self.batches)) >= count)
 
 
 def make_target(url: str) -> Target:

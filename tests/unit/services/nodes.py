@@ -7,16 +7,11 @@ Nobody campaigns by itself for a long time, so a busy machine changes no leader:
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
-import uvicorn
-
 from distsync_node.api.app import build_peer_app
-from distsync_node.api.server import HttpProtocol
 from distsync_node.locks.commands import (
     Acquire,
     FencingToken,
@@ -27,7 +22,7 @@ from distsync_node.locks.commands import (
 )
 from distsync_node.peers.client import PeerClient
 from distsync_node.peers.endpoints import PeerEndpoints
-from distsync_node.peers.inbound import Receiver, message_protocol
+from distsync_node.peers.inbound import Receiver
 from distsync_node.raft.types import (
     LogIndex,
     Member,
@@ -43,16 +38,11 @@ from distsync_node.services.interface import CommandReply
 from distsync_node.services.node import NodeService
 from distsync_node.services.runtime import Runtime
 from distsync_node.storage import Storage
+from unit.peer_port import PeerPort
 from waiting_for import eventually
 
 SECRET = "a secret of tests"
 CALM = RaftOptions(election_timeout_min_ms=30_000, election_timeout_max_ms=60_000)
-
-
-class _Server(uvicorn.Server):
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
 
 
 class TestNode:
@@ -72,8 +62,8 @@ class TestNode:
         self.options = options or ReplicaOptions()
         self.raft_options = raft_options
         self.stopped_because: list[str] = []
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
+        self.port = PeerPort()
+        self.url = self.port.url
         self.storage = Storage.open(self.directory)
         self.client = PeerClient(SECRET, name)
         self.service = NodeService(name, self.client)
@@ -92,18 +82,9 @@ class TestNode:
             on_stop=self.stopped_because.append,
         )
         self.service.attach(self.runtime)
-        config = uvicorn.Config(
-            build_peer_app(
-                self.service, SECRET, PeerEndpoints(self.service).handlers(), node_name=self.name
-            ),
-            loop="none",
-            http=message_protocol(HttpProtocol, self._receivers(), SECRET),
-            lifespan="off",
-            log_config=None,
-            timeout_graceful_shutdown=1,
-        )
-        self.server = _Server(config)
-        self.serving = asyncio.create_task(self.server.serve(sockets=[self.listener]))
+        handlers = PeerEndpoints(self.service).handlers()
+        app = build_peer_app(self.service, SECRET, handlers, node_name=self.name)
+        self.port.serve(self._receivers(), SECRET, app)
         self.runtime.start()
 
     def _receivers(self) -> dict[str, Receiver]:
@@ -128,12 +109,10 @@ class TestNode:
     async def stop(self) -> None:
         self.service.end_requests()
         await self.runtime.close()
-        self.server.should_exit = True
-        await self.serving
+        await self.port.end()
         await self.service.close()
         await self.client.__aexit__()
         self.storage.close()
-        self.listener.close()
 
 
 class TestCluster:
