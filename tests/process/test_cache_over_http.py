@@ -316,37 +316,44 @@ def metrics(url: str) -> dict[str, float]:
     return {name.removeprefix(ours): float(value) for name, value in lines if name.startswith(ours)}
 
 
-def test_metrics_count_hits_misses_snoops_and_invalidations(cluster: Cluster) -> None:
-    one, two, three = cluster.urls
-    # The home is the third. Where clients reach it takes a moment to spread.
-    keys = itertools.cycle(f"metric{number}" for number in range(50))
+def key_of(home: str, urls: list[str], name: str) -> str:
+    """A key with that home. Where clients reach it takes a moment to spread."""
+    keys = itertools.cycle(f"{name}{number}" for number in range(50))
 
-    def of_the_third() -> str:
+    def found() -> str:
         key = next(keys)
-        return key if put(one, key, 0).headers.get("distsync-owner") == three else ""
+        return key if put(urls[0], key, 0).headers.get("distsync-owner") == home else ""
 
-    key = eventually(of_the_third, what="a key of the third node")
+    return eventually(found, what=f"a key of {home}")
 
-    def gained(url: str, *, by: Callable[[], object]) -> dict[str, float]:
-        before = metrics(url)
-        by()
-        return {
-            name: value - before[name]
-            for name, value in metrics(url).items()
-            if name.endswith(("}", "_total"))
-            if value != before[name] and not name.startswith(("lines", "write_backs"))
-        }
 
+def gained(url: str, *, by: Callable[[], object]) -> dict[str, float]:
+    """What a node counted meanwhile."""
+    before = metrics(url)
+    by()
+    return {
+        name: value - before[name]
+        for name, value in metrics(url).items()
+        if name.endswith(("}", "_total"))
+        if value != before[name] and not name.startswith(("lines", "write_backs"))
+    }
+
+
+@pytest.mark.parametrize("home", [0, 1, 2])
+def test_metrics_count_hits_misses_snoops_and_invalidations(cluster: Cluster, home: int) -> None:
+    one, two, _ = cluster.urls
+    key = key_of(cluster.urls[home], cluster.urls, f"metric-{home}-")
     assert gained(two, by=lambda: get(two, key)) == {'misses_total{reason="absent"}': 1}
     assert gained(two, by=lambda: get(two, key)) == {"hits_total": 1}
     assert gained(two, by=lambda: put(one, key, 2)) == {"invalidations_total": 1}
     assert gained(one, by=lambda: get(two, key)) == {"snoops_total": 1}
     put(one, key, 3)
     assert gained(two, by=lambda: get(two, key)) == {'misses_total{reason="invalidated"}': 1}
-    put(one, "brief", 1, ttl_ms=300)
-    get(two, "brief")
-    eventually(lambda: get(one, "brief").status == 404, what="the end of its time")
-    assert gained(two, by=lambda: get(two, "brief")) == {'misses_total{reason="expired"}': 1}
+    put(one, f"{key}-brief", 1, ttl_ms=300)
+    get(two, f"{key}-brief")
+    eventually(lambda: get(one, f"{key}-brief").status == 404, what="the end of its time")
+    expired = gained(two, by=lambda: get(two, f"{key}-brief"))
+    assert expired == {'misses_total{reason="expired"}': 1}
 
 
 def test_metrics_tell_lines_bytes_and_what_redis_does_not_have(cluster: Cluster) -> None:

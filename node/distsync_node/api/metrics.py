@@ -20,7 +20,8 @@
 | `distsync_cache_settled` | | 1: the crash of one node loses nothing of what this one answers for |
 | `distsync_cache_hits_total` | | reads served from the lines here |
 | `distsync_cache_misses_total` | reason | reads that were not; reasons below |
-| `distsync_cache_snoops_total`, `_invalidations_total` | | asked of this node by others |
+| `distsync_cache_snoops_total` | | lines here that another node read |
+| `distsync_cache_invalidations_total` | | lines here that another node wrote |
 | `distsync_cache_write_backs_total` | | values that Redis took from this node |
 | `distsync_cache_evictions_total`, `_dropped_total` | | for want of room; lost with a lease |
 | `distsync_build_info` | version | 1 |

@@ -159,6 +159,8 @@ class Lines:
         self.timers: Timers[TimerName] = Timers()
         self.dirty_bytes = 0
         self.evictions = 0  # lines that had to go for want of room
+        self.snoops = 0  # lines that another node read, and
+        self.invalidations = 0  # wrote
         self._gone = Gone(context.options.max_bytes)
 
     # --- Calls of clients ---------------------------------------------------------------------
@@ -610,12 +612,16 @@ class Lines:
         if line.grant != message.grant or line.record is None or what not in LINE[line.state]:
             return None
         record = line.record
+        expired = 0 < line.serve_until_ms <= self._now
         if line.state in DIRTY:
             self._keep(line)
+        if not snoop and not expired:
+            self.invalidations += 1
+        elif snoop and line.state in OWNED:  # else it is asked again
+            self.snoops += 1
         keeps = next_state(line.state, what) in HAS_RECORD
         self._become(line, what, record if keeps else None)
         if not keeps:
-            expired = 0 < line.serve_until_ms <= self._now
             self._gone.note(line.key, Miss.EXPIRED if expired else Miss.INVALIDATED)
         return record.copy(self._now)
 
@@ -624,6 +630,9 @@ class Lines:
         snoop = isinstance(message, Snoop)
         what = Input.SNOOP_OVERTAKES if snoop else Input.INVALIDATE_OVERTAKES
         self._gone.note(line.key, Miss.INVALIDATED)
+        if next_state(line.state, what) is not line.state:  # else it is asked again
+            self.snoops += snoop
+            self.invalidations += not snoop
         if line.state not in COMMITTING:
             self._become(line, what, None)
             return None

@@ -48,7 +48,7 @@ from distsync_node.cache.events import (
 from distsync_node.cache.line import Line
 from distsync_node.cache.links import PeerLink
 from distsync_node.cache.memory import MainMemory
-from distsync_node.cache.messages import Ask, Invalidate, Message, Snoop
+from distsync_node.cache.messages import Ask, Invalidate
 from distsync_node.cache.misses import Miss
 from distsync_node.cache.node import CacheNode
 from distsync_node.cache.options import CacheOptions
@@ -216,8 +216,6 @@ class CacheService:
         self._closed = False
         self.hits = 0
         self._ring_came = asyncio.Event()
-        self._snoops = 0
-        self._invalidations = 0
         self._dropped = 0
         self._home_urls: dict[MemberId, str] = {}  # a node that moves is a new process
         self._watchers: dict[str, set[asyncio.Event]] = {}
@@ -496,8 +494,8 @@ class CacheService:
             kept_bytes=node.kept.bytes,
             hits=self.hits,
             misses={why.value: count for why, count in self._misses.items()},
-            snoops=self._snoops,
-            invalidations=self._invalidations,
+            snoops=node.lines.snoops,
+            invalidations=node.lines.invalidations,
             write_backs=0 if self._memory is None else self._memory.stored,
             evictions=node.lines.evictions,
             dropped=self._dropped,
@@ -565,7 +563,6 @@ class CacheService:
 
     def _take(self, parcel: Parcel) -> None:
         for epoch, message in parcel.messages:
-            self._note(message)
             self.step(PeerMessage(parcel.source, epoch, message))
             if self._watchers and isinstance(message, Ask | Invalidate):
                 self._wake_watchers(message.key)
@@ -579,13 +576,6 @@ class CacheService:
         if parcel.target == self._me and parcel.cluster_id == self._places.cluster_id:
             self._take(parcel)
         return True
-
-    def _note(self, message: Message) -> None:
-        """Count what others ask of the lines here."""
-        if isinstance(message, Snoop):
-            self._snoops += 1
-        elif isinstance(message, Invalidate):
-            self._invalidations += 1
 
     # --- Effects ------------------------------------------------------------------------------
 
