@@ -142,7 +142,21 @@ class CacheCalls:
         return Got(version, value, remaining_ms, hit)
 
     async def get(self, key: str) -> Got:
-        """Return the value of a key, read linearizably."""
+        """Return the value of a key, read linearizably, and count that."""
+        if self.hit(key) is not None:
+            self.service.hits += 1
+        else:
+            self.service.count_miss(self._missing(key))
+        return await self._get(key)
+
+    def _missing(self, key: str) -> str:
+        """Return which line is not here that a read of the key needs: its own, or that of a tag."""
+        record = self.service.hit(key)
+        tags = () if record is None or record.value is None else decode_value(record.value).tags
+        missing = (tag_key(tag) for tag, _ in tags if self.service.hit(tag_key(tag)) is None)
+        return next(missing, key)
+
+    async def _get(self, key: str) -> Got:
         deadline_ms = boottime_ms() + self._timeout_ms
         was_hit = True
         while True:
@@ -298,8 +312,8 @@ class CacheCalls:
             ComputeTimeout: another one still computed after `wait_ms`.
         """
         deadline_ms = boottime_ms() + wait_ms
+        got = await self.get(key)
         while True:
-            got = await self.get(key)
             if got.value is not None:
                 return got
             taken = await self._begin_computation(key, lease_ms, got.version, tags)
@@ -309,6 +323,7 @@ class CacheCalls:
             if left_ms <= 0:
                 raise ComputeTimeout("another caller still computes this key")
             await self._computed(key, left_ms)
+            got = await self._get(key)
 
     async def _begin_computation(
         self, key: str, lease_ms: int, base: Version, tags: Sequence[str]
@@ -330,7 +345,7 @@ class CacheCalls:
             if outcome.code is Code.VERSION_MISMATCH:
                 return None
             self._raise(outcome, key, is_read=True)  # if it was done, it ends by itself
-        got = await self.get(key)
+        got = await self._get(key)
         if got.value is None and got.version == base:
             left_ms = lease_ms - (boottime_ms() - began_ms)
             return Computation(token, max(1, left_ms))
@@ -380,7 +395,7 @@ class CacheCalls:
         while True:
             deadline_ms = boottime_ms() + self._timeout_ms
             held = await self._read(compute_key(key), deadline_ms)
-            if isinstance(held, Missing) or (await self.get(key)).value is not None:
+            if isinstance(held, Missing) or (await self._get(key)).value is not None:
                 return
             await self.service.changed((key, compute_key(key)), WATCH_SECONDS)
 

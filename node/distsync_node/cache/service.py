@@ -214,7 +214,7 @@ class CacheService:
         self._timer_at_ms = 0
         self._retired = asyncio.Event()
         self._closed = False
-        self.hits = 0
+        self.hits = 0  # reads of clients that were served here
         self._ring_came = asyncio.Event()
         self._dropped = 0
         self._home_urls: dict[MemberId, str] = {}  # a node that moves is a new process
@@ -345,19 +345,14 @@ class CacheService:
 
     async def read(self, key: str, timeout_ms: int) -> Found | Missing | Refused:
         """Read a key. Raises as `node`, and LimitReached: too many calls wait here."""
-        self._count_read(key)
         outcome = await self._call(lambda op: ClientRead(op, key), timeout_ms)
         if isinstance(outcome, Written):
             raise TypeError("a read was answered as a write")
         return outcome
 
-    def _count_read(self, key: str) -> None:
-        """Count a hit, or a miss and why it is one."""
-        node = self.node
-        if node.hit(key, boottime_ms()) is not None:
-            self.hits += 1
-        else:
-            self._misses[node.lines.miss(key)] += 1
+    def count_miss(self, key: str) -> None:
+        """Count a read that needs a line which is not here, by the reason. Raises as `node`."""
+        self._misses[self.node.lines.miss(key)] += 1
 
     async def write(self, key: str, change: Change, timeout_ms: int) -> Written | Refused:
         """Write or delete a key. Raises as `read`."""

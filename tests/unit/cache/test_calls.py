@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 
 import pytest
 
 from distsync_node.cache.calls import CacheCalls, Computation, Got, Put
 from distsync_node.cache.service import CacheService
-from distsync_node.cache.types import ABSENT, Change, Code, Refused, Version
+from distsync_node.cache.types import ABSENT, Change, Code, Found, Refused, Version
 from distsync_node.cache.values import Value
 from distsync_node.errors import (
     BadRequest,
@@ -85,6 +85,50 @@ async def test_a_write_under_an_old_version_names_the_one_there_is(calls: CacheC
     assert caught.value.fields["version"] == f"{new.epoch}.{new.counter}"
     await calls.delete("key", if_version=new)
     assert (await calls.get("key")).value is None
+
+
+# --- What is counted --------------------------------------------------------------------------
+
+
+async def counted(calls: CacheCalls, read: Awaitable[object]) -> dict[str, int]:
+    """What was counted meanwhile of hits, and of misses by reason."""
+    before = calls.service.stats()
+    await read
+    after = calls.service.stats()
+    gained = {why: count - before.misses[why] for why, count in after.misses.items()}
+    gained["hits"] = after.hits - before.hits
+    return {what: count for what, count in gained.items() if count}
+
+
+async def test_a_read_counts_once_whatever_lines_of_our_own_it_takes(calls: CacheCalls) -> None:
+    assert await counted(calls, calls.get("key")) == {"absent": 1}
+    assert await counted(calls, calls.get("key")) == {"hits": 1}
+    assert await counted(calls, calls.put(put("key", tags=("one", "two")))) == {}
+    assert await counted(calls, calls.get("key")) == {"hits": 1}
+
+
+async def test_a_value_that_is_here_without_its_tags_is_a_miss(redis: RedisServer) -> None:
+    with redis.client() as client:
+        client.flushall()
+    async with service_alone(redis.url) as (service, _, _):
+        await CacheCalls(service, 20_000).put(put("key", tags=("one", "two")))
+        assert await service.drain(20)
+    async with service_alone(redis.url, in_ring=False) as (service, places, _):
+        places.change_rings(2)
+        places.adopt_ring()
+        places.grant()
+        calls = CacheCalls(service, 20_000)
+        assert isinstance(await service.read("key", 20_000), Found)
+        assert await counted(calls, calls.get("key")) == {"absent": 1}
+        assert await counted(calls, calls.get("key")) == {"hits": 1}
+
+
+async def test_who_computes_or_waits_for_that_reads_once(calls: CacheCalls) -> None:
+    assert await counted(calls, begun(calls, "key", "tag")) == {"absent": 1}
+    waits = calls.compute("key", 300, LEASE_MS)
+    with pytest.raises(ComputeTimeout):
+        await counted(calls, waits)
+    assert calls.service.stats().hits == 1
 
 
 # --- Fences -----------------------------------------------------------------------------------
