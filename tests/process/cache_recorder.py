@@ -12,11 +12,12 @@ from typing import Any
 
 from checker.history import NEVER_NS, Operation
 from process.cache_calls import Answer, delete, get, put
+from process.running import eventually
 
-ATTEMPT_SECONDS = 8.0
 THINK_SECONDS = 0.02
 KEYS_AT_A_TIME = 4
 SECONDS_A_KEY = 8.0
+THROUGH = "through/"  # nodes keep keys with this prefix under write_through
 
 Result = dict[str, Any]
 
@@ -30,7 +31,7 @@ class CacheRecorder:
         self.urls = urls
         self.history: list[Operation] = []
         self.served_at: list[float] = []
-        self._prefix = prefix
+        self.prefix = prefix
         self._started = time.monotonic()
         self._lock = threading.Lock()
         self._stop = threading.Event()
@@ -44,12 +45,27 @@ class CacheRecorder:
         for thread in self._threads:
             thread.start()
 
-    def stop(self) -> list[Operation]:
-        """End, and return what was seen."""
+    def stop(self) -> None:
+        """End."""
         self._stop.set()
         for thread in self._threads:
             thread.join()
+
+    def read_everywhere(self) -> list[Operation]:
+        """Read all keys through every node, for what is lost shows there; return what was seen."""
+        for key in sorted({one.key for one in self.history}):
+            for url in self.urls:
+                self.read(url, key)
         return self.history
+
+    def read(self, url: str, key: str) -> str | None:
+        """Read a key, as one more client, as soon as that is served."""
+        answer = eventually(lambda: self._read("reader", url, key), what=f"{key!r} at {url}")
+        return str(answer.json["value"]) if answer.status == 200 else None
+
+    def write(self, url: str, key: str, value: str) -> None:
+        """Write a key, as one more client, as soon as that is served."""
+        eventually(lambda: self._write("writer", url, key, value), what=f"{key!r} at {url}")
 
     def served_since(self, moment: float) -> int:
         """How many operations were served that began after that moment."""
@@ -60,7 +76,8 @@ class CacheRecorder:
         while not self._stop.wait(rng.random() * THINK_SECONDS):
             number += 1
             generation = int((time.monotonic() - self._started) / SECONDS_A_KEY)
-            key = f"{self._prefix}{generation}/{rng.randrange(KEYS_AT_A_TIME)}"
+            which = rng.randrange(KEYS_AT_A_TIME)
+            key = f"{THROUGH if which % 2 else ''}{self.prefix}{generation}/{which}"
             value = f"{client}/{number}"
             kind = rng.random()
             if kind < 0.5:
@@ -81,10 +98,11 @@ class CacheRecorder:
             return answer
         return None
 
-    def _write(self, client: str, url: str, key: str, value: str) -> None:
+    def _write(self, client: str, url: str, key: str, value: str) -> bool:
         began = time.monotonic_ns()
         answer = _try(lambda: put(url, key, value))
         self._record(client, key, "write", {"value": value}, began, _result(answer))
+        return answer is not None and answer.status == 200
 
     def _compare_and_set(self, client: str, url: str, key: str, value: str) -> None:
         seen = self._read(client, url, key)

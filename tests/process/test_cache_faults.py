@@ -7,8 +7,8 @@ one cluster, but for those that change who is in it; each is given it whole.
 from __future__ import annotations
 
 import contextlib
-import functools
 import http.client
+import itertools
 import json
 import random
 import signal
@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -27,7 +28,7 @@ from checker.linearizability import Report, check_history, failures
 from distsync_node.cache.scripts import redis_key
 from distsync_node.cluster.leases import LeaseOptions
 from process.cache_calls import get, post, put, send
-from process.cache_recorder import CacheRecorder
+from process.cache_recorder import THROUGH, CacheRecorder
 from process.calls import call
 from process.cluster import SECRET, Cluster
 from process.running import eventually
@@ -37,12 +38,15 @@ from sim.cache.model import CacheModel
 PAUSE = threading.Event()  # never set: waits are between faults, not for conditions
 NODE_LEASE_SECONDS = LeaseOptions().granted_ms / 1_000
 SERVED_AFTER = 40
+KEYS_A_ROLE = 2
 
 
 @contextlib.contextmanager
 def running(directory: Path, redis: RedisServer, nodes: int = 3) -> Iterator[Cluster]:
     """A cluster whose first three nodes run."""
-    options = ["--redis", redis.url, "--cache-durability-of", "local/=local"]
+    options = ["--redis", redis.url]
+    for mode in ("local/=local", f"{THROUGH}=write_through"):
+        options += ["--cache-durability-of", mode]
     cluster = Cluster(directory, nodes=nodes, founders=3, options=options)
     try:
         cluster.start(*cluster.names[:3])
@@ -82,6 +86,15 @@ def wait_serving(cluster: Cluster, names: Sequence[str]) -> None:
             )
 
 
+def wait_settled(cluster: Cluster) -> None:
+    """Wait until no crash of one node loses anything that was acknowledged."""
+
+    def is_settled() -> bool:
+        return all(send(url, "GET", "/cache").json["settled"] for url in cluster.urls)
+
+    eventually(is_settled, what="a settled cache")
+
+
 def unexplained(history: list[Operation]) -> list[Report]:
     """Return the keys whose history no order explains.
 
@@ -101,9 +114,14 @@ def unexplained(history: list[Operation]) -> list[Report]:
 
 
 def under(
-    cluster: Cluster, fault: Callable[[], None], *, rounds: int, seed: int, directory: Path
+    cluster: Cluster,
+    fault: Callable[[CacheRecorder], None],
+    *,
+    rounds: int,
+    seed: int,
+    directory: Path,
 ) -> None:
-    """Run clients while a fault strikes; then heal, and check what they saw."""
+    """Run clients while a fault strikes; then heal, and check what they saw, and see in the end."""
     names = [name for name, process in cluster.processes.items() if process.poll() is None]
     urls = [cluster.url(name) for name in names]
     recorder = CacheRecorder(urls, seed=seed, prefix=f"{directory.name}/")
@@ -111,7 +129,7 @@ def under(
     try:
         for _ in range(rounds):
             eventually(lambda: len(recorder.served_at) > SERVED_AFTER, what="calls served")
-            fault()
+            fault(recorder)
             cluster.proxies.mend()
             healed = time.monotonic()
             eventually(
@@ -119,7 +137,8 @@ def under(
                 what="calls served after the fault",
             )
     finally:
-        history = recorder.stop()
+        recorder.stop()
+    history = recorder.read_everywhere()
     write_history(directory / "history.jsonl", history)
     bad = unexplained(history)
     assert not bad, "\n".join(report.detail for report in bad)
@@ -127,8 +146,9 @@ def under(
 
 
 def kill_one(cluster: Cluster, _redis: RedisServer, rng: random.Random) -> None:
-    """Owner, home and sharer of some key, whichever it is."""
+    """It is what it is of some key, at any moment of a call."""
     victim = rng.choice(cluster.names)
+    wait_settled(cluster)
     cluster.kill(victim)
     PAUSE.wait(rng.choice([0.3, 3.0]))  # within its lease, or past it
     cluster.start(victim)
@@ -192,8 +212,8 @@ def rolling_restart(cluster: Cluster, _redis: RedisServer, _rng: random.Random) 
 
 Fault = Callable[[Cluster, RedisServer, random.Random], None]
 
-SHORT = [kill_one, stop_one, cut_one_way]
-FAULTS = [*SHORT, isolate_one, restart_redis, pause_redis, slow_redis, rolling_restart]
+SHORT = [stop_one, cut_one_way]
+FAULTS = [*SHORT, kill_one, isolate_one, restart_redis, pause_redis, slow_redis, rolling_restart]
 
 
 @pytest.mark.parametrize("fault", SHORT, ids=lambda fault: fault.__name__)
@@ -201,8 +221,114 @@ def test_histories_are_linearizable_under(
     fault: Fault, cluster: Cluster, redis: RedisServer, tmp_path: Path
 ) -> None:
     rng = random.Random(3)
-    strikes = functools.partial(fault, cluster, redis, rng)
-    under(cluster, strikes, rounds=1, seed=3, directory=tmp_path)
+    under(cluster, lambda _: fault(cluster, redis, rng), rounds=1, seed=3, directory=tmp_path)
+
+
+def lines_at(url: str, prefix: str) -> dict[str, str]:
+    """The states of the lines of a node whose keys begin so."""
+    page = send(url, "GET", f"/debug/cache/lines?limit=1000&after={quote(prefix)}").json["lines"]
+    return {one["key"]: one["state"] for one in page if one["key"].startswith(prefix)}
+
+
+class Cast:
+    """Keys of which one node, the victim, is the home, the owner, both, or a sharer.
+
+    Of those in M what is newest is nowhere but where the protocol has put it.
+    """
+
+    def __init__(self, cluster: Cluster, recorder: CacheRecorder, victim: str, mode: str) -> None:
+        self._recorder = recorder
+        self._victim = cluster.url(victim)
+        self._other = next(cluster.url(name) for name in cluster.names if name != victim)
+        self._owned = "E" if mode == THROUGH else "M"
+        self._prefix = f"{mode}{recorder.prefix}{victim} {time.monotonic_ns()}/"
+        self.roles: dict[str, str] = {}
+
+    def choose(self) -> None:
+        """Find keys for all roles, by who is their home."""
+        missing = [*("home", "home and owner", "owner", "sharer")] * KEYS_A_ROLE
+        for number in itertools.count():
+            if not missing:
+                return
+            key = f"{self._prefix}{number}"
+            home = eventually(
+                lambda key=key: get(self._other, key).headers.get("distsync-owner"), what=key
+            )
+            fits = [role for role in missing if role.startswith("home") == (home == self._victim)]
+            if fits:
+                self.roles[key] = fits[0]
+                missing.remove(fits[0])
+
+    def plays(self) -> bool:
+        """Write all; return whether each line is what its role wants."""
+        for key, role in self.roles.items():
+            writer = self._victim if "owner" in role else self._other
+            self._recorder.write(writer, key, f"{key} {time.monotonic_ns()}")
+            if role == "sharer":
+                self._recorder.read(self._victim, key)
+        held = [lines_at(url, self._prefix) for url in (self._victim, self._other)]
+        owned = self._owned
+        wanted = {"home": "I" + owned, "owner": owned + "I", "sharer": "SS"}
+        wanted["home and owner"] = wanted["owner"]
+        return all(
+            "".join(one.get(key, "I") for one in held) == wanted[role]
+            for key, role in self.roles.items()
+        )
+
+
+def kill_in_all_roles(
+    cluster: Cluster, recorder: CacheRecorder, rng: random.Random, *, past_lease: bool
+) -> None:
+    """kill -9 of a node that is home, owner and sharer at this moment, which is seen."""
+    victim = rng.choice(cluster.names)
+    survivors = [cluster.url(name) for name in cluster.names if name != victim]
+    casts = [Cast(cluster, recorder, victim, mode) for mode in ("", THROUGH)]
+    for cast in casts:
+        cast.choose()
+    wait_settled(cluster)
+    eventually(lambda: all(cast.plays() for cast in casts), what=f"{victim} in all roles")
+    cluster.kill(victim)
+    keys = [key for cast in casts for key in cast.roles]
+    if past_lease:
+        for key in keys:
+            for url in survivors:
+                recorder.read(url, key)
+        for key in keys:
+            recorder.write(rng.choice(survivors), key, "after the death")
+    else:
+        PAUSE.wait(0.3)
+    cluster.start(victim)
+    eventually(lambda: cluster.status(victim)["ready"], what=f"{victim} back")
+
+
+def test_histories_are_linearizable_when_home_owner_and_sharer_die(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    rng = random.Random(4)
+    under(
+        cluster,
+        lambda recorder: kill_in_all_roles(cluster, recorder, rng, past_lease=True),
+        rounds=1,
+        seed=4,
+        directory=tmp_path,
+    )
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("past_lease", [False, True])
+def test_histories_are_linearizable_when_home_owner_and_sharer_die_many_times(
+    past_lease: bool, seed: int, cluster: Cluster, tmp_path: Path
+) -> None:
+    rng = random.Random(seed)
+    under(
+        cluster,
+        lambda recorder: kill_in_all_roles(cluster, recorder, rng, past_lease=past_lease),
+        rounds=4,
+        seed=seed,
+        directory=tmp_path,
+    )
 
 
 @pytest.mark.long
@@ -212,8 +338,8 @@ def test_histories_are_linearizable_under(
 def test_histories_are_linearizable_under_many(
     fault: Fault, seed: int, cluster: Cluster, redis: RedisServer, tmp_path: Path
 ) -> None:
-    strikes = functools.partial(fault, cluster, redis, random.Random(seed))
-    under(cluster, strikes, rounds=3, seed=seed, directory=tmp_path)
+    rng = random.Random(seed)
+    under(cluster, lambda _: fault(cluster, redis, rng), rounds=3, seed=seed, directory=tmp_path)
 
 
 @pytest.mark.long
@@ -229,7 +355,7 @@ def test_histories_are_linearizable_while_3_nodes_become_5_and_3_again(
         founders, late = cluster.names[:3], cluster.names[3:]
         wait_serving(cluster, founders)
 
-        def grow_and_shrink() -> None:
+        def grow_and_shrink(_recorder: CacheRecorder) -> None:
             cluster.start(*late)
             wait_serving(cluster, cluster.names)
             for name in late:
