@@ -11,12 +11,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import re
 import threading
+from collections import Counter
 from collections.abc import Coroutine
 from concurrent.futures import Future
 from typing import Any
 
 CHUNK_BYTES = 1 << 16
+REQUEST_LINE = re.compile(rb"POST (/[a-z_/]{1,80}) HTTP/1\.1\r\n")
+REQUEST_LINE_BYTES = 100  # at most
 Link = tuple[str, str]
 
 
@@ -26,6 +30,7 @@ class LinkProxies:
     def __init__(self) -> None:
         self.requests_cut: set[Link] = set()
         self.answers_cut: set[Link] = set()
+        self.requests: Counter[tuple[str, str, str]] = Counter()  # sender, target, path
         self._servers: list[asyncio.Server] = []
         self._open: dict[Link, set[asyncio.Transport]] = {}
         self._loop = asyncio.new_event_loop()
@@ -98,6 +103,7 @@ class LinkProxies:
             return
         onward_reader, onward_writer = await asyncio.open_connection("127.0.0.1", target_port)
         self._open.setdefault(link, set()).add(onward_writer.transport)
+        self._count_requests(link, b"", head)
         onward_writer.write(head)
         try:
             async with asyncio.TaskGroup() as group:
@@ -115,12 +121,23 @@ class LinkProxies:
         link: Link,
         cut: set[Link],
     ) -> None:
+        before = b""
         while data := await reader.read(CHUNK_BYTES):
+            if cut is self.requests_cut:
+                before = self._count_requests(link, before, data)
             if link not in cut:
                 writer.write(data)
                 await writer.drain()
         if writer.can_write_eof():
             writer.write_eof()
+
+    def _count_requests(self, link: Link, before: bytes, data: bytes) -> bytes:
+        """Look for request lines that end in `data`; return what the next one may begin in."""
+        seen = before + data
+        for line in REQUEST_LINE.finditer(seen):
+            if line.end() > len(before):
+                self.requests[(*link, line[1].decode())] += 1
+        return seen[-REQUEST_LINE_BYTES:]
 
     async def _close(self) -> None:
         for server in self._servers:

@@ -339,6 +339,27 @@ def gained(url: str, *, by: Callable[[], object]) -> dict[str, float]:
     }
 
 
+def test_homes_snoop_and_invalidate_over_http(cluster: Cluster) -> None:
+    one, two, three = cluster.urls
+    key = key_of(one, cluster.urls, "asked")
+
+    def was_asked(path: str, call: Callable[[], Answer]) -> bool:
+        """Whether the home asked the second node, which owns the line, for the third one's call.
+
+        By chance that may have gone in the answer to another message.
+        """
+        put(two, key, 1)
+        before = cluster.proxies.requests.copy()
+        assert call().status == 200
+        asked = cluster.proxies.requests - before
+        assert asked["n1", "n3", path] == 0
+        return asked["n1", "n2", path] == 1
+
+    snoop, invalidate = "/cache/handle_snoop_read", "/cache/handle_invalidate"
+    eventually(lambda: was_asked(snoop, lambda: get(three, key)), what="a snoop")
+    eventually(lambda: was_asked(invalidate, lambda: put(three, key, 2)), what="an invalidation")
+
+
 @pytest.mark.parametrize("home", [0, 1, 2])
 def test_metrics_count_hits_misses_snoops_and_invalidations(cluster: Cluster, home: int) -> None:
     one, two, _ = cluster.urls
