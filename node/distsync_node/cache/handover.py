@@ -118,9 +118,9 @@ class Handover:
 
     def _report(self) -> None:
         context = self._context
-        self._unanswered = {}
-        for peer in list(self._unanswered):
+        for peer in self._unanswered:
             self.timers.cancel(peer)
+        self._unanswered = {}
         self.timers.soonest(RECHECK, context.now_ms + self._options.recheck_copies_ms)
         if context.me not in context.peers:
             return
