@@ -16,4 +16,3 @@ MIN_LEASE_MS: Final = 100
 MAX_LEASE_MS: Final = 3_600_000
 MAX_TOKEN_BYTES: Final = 64
 MAX_LINES_A_PAGE: Final = 1000
-MIN_MAX_BYTES: Final = 1 << 20  # the smallest L1

@@ -195,7 +195,6 @@ class CacheService:
         options: CacheOptions = _DEFAULTS,
         on_broken: Callable[[BaseException], None],
     ) -> None:
-        self._url = url
         self._places = places
         self._make_target = make_target
         self._options = _with_own_keys(options)

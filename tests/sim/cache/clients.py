@@ -153,9 +153,6 @@ class Client:
             call.ended = True
             self._later()
 
-    def node_died(self, host: Host) -> None:
-        """Whoever waits for that node goes on soon."""
-
     def _done(self, call: Call, outcome: Outcome) -> None:
         if call.ended:
             return
