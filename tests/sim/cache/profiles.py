@@ -83,10 +83,11 @@ REDISES = Profile(
 
 DEATHS = Profile(
     name="deaths",
-    faults={"crash_two": 6, "crash": 1, "lossy": 2, "redis_flaky": 1},
+    faults={"crash_two": 6, "crash": 1, "lossy": 2, "redis_flaky": 3},
     durability=(Durability.MIRRORED,),
     nodes=(4, 5),
     fault_gap_ms=(800, 3_000),
+    keys=(5, 8),
     must_happen=("crash",),
 )
 LEASES = Profile(

@@ -31,6 +31,19 @@ QUICK = {
     "fill_installed_after_invalidate": 0,
     "overtaking_ignored": 0,
     "read_during_commit": 0,
+    "copy_lease_unchecked": 2,
+    "late_grant_honoured": 2,
+    "lapsed_lease_revived": 58,
+    "deleted_resurrected": 0,
+    "write_back_unversioned": 4,
+    "mark_cleared_by_older": 20,
+    "recovery_without_reports": 3,
+    "recovery_before_leases_end": 1,
+    "unconfirmed_shown": 69,
+    "given_up_for_sure": 41,
+    "doubt_made_again": 41,
+    "doubt_taken_for_made": 13,
+    "old_commit_installed": 21,
 }
 
 
