@@ -235,6 +235,26 @@ def test_an_owner_that_dies_when_its_line_was_idle_loses_nothing_under_local_dur
     assert cluster.read("c", key) == "new"
 
 
+@pytest.mark.parametrize("way", ["hit", "read"])
+def test_what_was_read_last_goes_last(way: str) -> None:
+    cluster = Cluster("abc", max_bytes=6_000)
+    lines = cluster.nodes["b"].lines
+    keys = [f"key-{number}" for number in range(10, 99)]
+    here: list[str] = []
+    while not here or lines.lru.bytes * (len(here) + 1) <= lines.lru.max_bytes * len(here):
+        here.append(keys.pop(0))
+        cluster.read("b", here[-1])
+    oldest, second, *others = here
+    if way == "hit":
+        assert cluster.nodes["b"].hit(oldest, cluster.now_ms) is not None
+    else:
+        cluster.read("b", oldest)
+    assert lines.evictions == 0
+    cluster.read("b", keys[0])
+    assert set(lines.lru) == {oldest, *others, keys[0]}
+    assert second not in lines.lru
+
+
 def test_lru_eviction_of_a_clean_line_is_silent_but_for_a_hint() -> None:
     cluster, key = with_value(Durability.MIRRORED, max_bytes=6_000)
     cluster.read("b", key)
