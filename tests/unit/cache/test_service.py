@@ -16,7 +16,7 @@ from distsync_node.cache.scripts import redis_key
 from distsync_node.cache.types import Change, Code, Durability, Found, Missing, Refused, Written
 from distsync_node.errors import LimitReached, RedisUnavailable, ShuttingDown, Unavailable
 from redis_server import RedisServer
-from unit.cache.alone import service_alone
+from unit.cache.alone import LONG_MS, service_alone
 
 TIMEOUT_MS = 20_000
 LOCAL = CacheOptions(durability=Durability.LOCAL, write_back_after_ms=3_600_000)
@@ -49,6 +49,29 @@ async def test_without_a_ring_or_redis_or_once_it_has_stopped_it_says_so(
         assert service.hit("key") is None
     with pytest.raises(ShuttingDown):
         await service.read("key", TIMEOUT_MS)
+
+
+@pytest.mark.parametrize("which", ["copy lease", "node lease"])
+async def test_a_lease_ends_while_the_machine_sleeps(
+    redis: RedisServer, monkeypatch: pytest.MonkeyPatch, which: str
+) -> None:
+    """The next thing that is asked for is served by nothing that was held before."""
+    lasts_ms = LONG_MS if which == "copy lease" else 1_000
+    options = CacheOptions(copy_lease_ms=1_000 if which == "copy lease" else LONG_MS)
+    async with service_alone(redis.url, options, in_ring=False) as (service, places, _):
+        places.adopt_ring()
+        places.grant(lasts_ms)
+        await service.write("key", Change(b"value"), TIMEOUT_MS)
+        assert service.hit("key") is not None
+        read_clock = time.clock_gettime_ns
+
+        def after_sleep(clock: int) -> int:
+            slept_ns = 2_000_000_000 if clock == time.CLOCK_BOOTTIME else 0
+            return read_clock(clock) + slept_ns
+
+        with monkeypatch.context() as asleep:
+            asleep.setattr(time, "clock_gettime_ns", after_sleep)
+            assert service.hit("key") is None
 
 
 async def test_who_waits_for_the_ring_is_told_when_the_node_is_in_it_or_leaves(

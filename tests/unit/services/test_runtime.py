@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
@@ -34,6 +35,18 @@ from unit.services.nodes import (
     vote_request,
 )
 from waiting_for import eventually
+
+
+def test_time_is_that_of_the_clock_which_counts_suspension(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+
+    def read_clock(clock: int) -> int:
+        read.append(clock)
+        return 5_999_999
+
+    monkeypatch.setattr(time, "clock_gettime_ns", read_clock)
+    assert boottime_ms() == 5
+    assert read == [time.CLOCK_BOOTTIME]
 
 
 @pytest.fixture
