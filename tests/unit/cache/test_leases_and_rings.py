@@ -10,6 +10,7 @@ from distsync_node.cache.kept import Kept
 from distsync_node.cache.messages import (
     Cleaned,
     Invalidate,
+    Mirror,
     Renew,
     Renewed,
     Reply,
@@ -629,6 +630,30 @@ def test_a_rewrite_of_a_dirty_line_does_not_go_to_redis() -> None:
     calls = len(cluster.redis_log)
     cluster.write("b", key, "second")
     assert len(cluster.redis_log) == calls
+
+
+@pytest.mark.parametrize("successor", ["silent", "missing", "leaves"])
+def test_redis_takes_the_place_of_a_successor_that_keeps_no_copy(successor: str) -> None:
+    """A home that writes its own key has nobody else to leave it with."""
+    cluster = Cluster("a" if successor == "missing" else "abc")
+    key = cluster.key_at("a", then="" if successor == "missing" else "c", without="a")
+    if successor == "silent":
+        cluster.lose(Mirror)
+    elif successor == "leaves":
+        cluster.write("c", "other", "dirty")
+        cluster.hold_redis = lambda effect: effect.key == "other"
+        cluster.drain("c")
+        assert cluster.retired == []
+    op = cluster.call_write("a", key, "new")
+    cluster.run()
+    if successor == "silent":
+        assert cluster.answer("a", op) is None
+        cluster.after(cluster.options.mirror_wait_ms - 20)
+        assert cluster.answer("a", op) is None, "it may answer yet"
+        cluster.after(40)
+    assert isinstance(cluster.answer("a", op), Written)
+    assert cluster.in_redis(key) == "new"
+    assert not cluster.is_marked(key)
 
 
 def test_another_owner_is_another_generation() -> None:
