@@ -436,6 +436,34 @@ def test_dirty_bytes_at_the_limit_push_back_without_deadlock() -> None:
         assert node.home.dirty_bytes <= 6_500
 
 
+def test_a_home_pushes_back_at_its_own_limit_while_its_writers_are_within_theirs() -> None:
+    limit = 6_500
+    cluster = Cluster("abc", max_dirty_bytes=limit)
+    home_of, home = cluster.nodes["a"].context.home_of, cluster.peer("a")
+    keys = [key for key in (f"key-{number}" for number in range(200)) if home_of(key) == home][:24]
+    cluster.hold_redis = lambda effect: (
+        getattr(effect, "mark", None) is None and hasattr(effect, "copy")
+    )
+    told = []
+    for number, key in enumerate(keys):
+        writer = "bc"[number % 2]
+        op = cluster.call_write(writer, key, "x" * 100)
+        cluster.run()
+        told.append(cluster.answer(writer, op))
+        assert cluster.nodes[writer].lines.dirty_bytes < limit - 1_000
+        assert cluster.nodes["a"].home.dirty_bytes <= limit
+    assert isinstance(told[0], Written)
+    assert told[-1] == Refused(Code.LIMIT)
+    assert cluster.nodes["a"].home.dirty_bytes > limit - 1_000
+    cluster.hold_redis = lambda effect: False
+    cluster.run()
+    cluster.after(200)
+    for number, key in enumerate(keys):
+        cluster.write("bc"[number % 2], key, "y" * 100)
+        cluster.after(200)
+        assert cluster.nodes["a"].home.dirty_bytes <= limit
+
+
 def test_a_reader_that_gives_up_leaves_the_others_waiting() -> None:
     cluster = Cluster("abc")
     key = cluster.key_at("a")
