@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from distsync_node.cache.judging import MAX_FENCES_PER_KEY
+from distsync_node.cache.messages import Reply
 from distsync_node.cache.options import CacheOptions
 from distsync_node.cache.types import ABSENT, Code, Durability, Found, Refused, Version
 from unit.cache.cluster import Cluster, fence
@@ -143,6 +144,22 @@ def test_a_copy_counts_what_remains_from_asking_and_less_a_margin(mode: Durabili
     op = cluster.call_read("c", key)
     outcome = cluster.answer("c", op)
     assert not (isinstance(outcome, Found) and outcome.hit), "it asks before the home would say no"
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_copy_counts_what_remains_from_asking_however_late_it_comes(mode: Durability) -> None:
+    cluster = Cluster("abc", durability=mode)
+    key = cluster.key_at("a")
+    cluster.write("b", key, "short", ttl_ms=1_000)
+    cluster.hold(Reply, target="c")
+    op = cluster.call_read("c", key)
+    cluster.run()
+    cluster.after(300)
+    cluster.release()
+    assert isinstance(cluster.answer("c", op), Found)
+    ends_ms = cluster.now_ms - 300 + cluster.options.remaining_at_holder_ms(1_000)
+    assert cluster.nodes["c"].hit(key, ends_ms - 1) is not None
+    assert cluster.nodes["c"].hit(key, ends_ms) is None
 
 
 @pytest.mark.parametrize("mode", MODES)
