@@ -276,14 +276,13 @@ def test_what_an_owner_wrote_by_itself_counts_at_a_new_home_of_another_durabilit
 # --- Options ----------------------------------------------------------------------------------
 
 
-def test_the_longest_prefix_decides_the_durability() -> None:
-    options = CacheOptions(
-        durability=Durability.MIRRORED,
-        durability_by_prefix=(
-            ("session/", Durability.LOCAL),
-            ("session/paid/", Durability.WRITE_THROUGH),
-        ),
+@pytest.mark.parametrize("order", [1, -1])
+def test_the_longest_prefix_decides_the_durability(order: int) -> None:
+    prefixes = (
+        ("session/", Durability.LOCAL),
+        ("session/paid/", Durability.WRITE_THROUGH),
     )
+    options = CacheOptions(durability=Durability.MIRRORED, durability_by_prefix=prefixes[::order])
     assert options.durability_of("orders/1") is Durability.MIRRORED
     assert options.durability_of("session/1") is Durability.LOCAL
     assert options.durability_of("session/paid/1") is Durability.WRITE_THROUGH
