@@ -9,7 +9,7 @@ import pytest
 
 from distsync_node.cache.calls import CacheCalls, Computation, Got, Put
 from distsync_node.cache.service import CacheService
-from distsync_node.cache.types import ABSENT, Change, Code, Found, Refused, Version
+from distsync_node.cache.types import ABSENT, Change, Code, Found, Refused, Version, Written
 from distsync_node.cache.values import Value
 from distsync_node.errors import (
     BadRequest,
@@ -177,6 +177,28 @@ async def test_one_caller_computes_and_the_others_get_its_value(calls: CacheCall
     for got in await asyncio.gather(*waiting):
         assert isinstance(got, Got)
         assert got.value == Value(b"computed")
+
+
+async def test_of_two_callers_that_both_find_it_free_one_computes(
+    calls: CacheCalls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, both_want = CacheService.write, asyncio.Barrier(2)
+
+    async def write_together(
+        self: CacheService, key: str, change: Change, timeout_ms: int
+    ) -> Written | Refused:
+        await both_want.wait()
+        return await write(self, key, change, timeout_ms)
+
+    with monkeypatch.context() as together:
+        together.setattr(CacheService, "write", write_together)
+        told = await asyncio.gather(
+            *(calls.compute("key", 0, LEASE_MS) for _ in range(2)), return_exceptions=True
+        )
+    assert sorted(type(one).__name__ for one in told) == ["Computation", "ComputeTimeout"]
+    (won,) = (one for one in told if isinstance(one, Computation))
+    await calls.put(put("key", b"computed", token=won.token))
+    assert (await calls.get("key")).value == Value(b"computed")
 
 
 async def test_who_gives_up_lets_another_compute_and_a_used_token_is_none(
