@@ -180,6 +180,19 @@ def test_a_fence_keeps_out_who_has_lost_the_lock(cluster: Cluster) -> None:
     assert get(one, "fenced").json["value"] == 2
 
 
+def test_the_token_of_a_shared_grant_fences_nothing(cluster: Cluster) -> None:
+    for number, url in enumerate(cluster.urls):  # who leads, and who does not
+        key = lock = f"shared {number}"
+        body = {"name": lock, "owner": "a", "mode": "shared", "ttl_ms": 60_000}
+        token = post(url, "/lock/acquire", body).json["token"]
+        refused = put(url, key, 1, fence={"lock": lock, "token": token})
+        assert (refused.status, refused.json["field"]) == (422, "fence.token")
+        query = {"fence_lock": lock, "fence_token": token}
+        assert put_bytes(url, key, b"1", **query).status == 422
+        assert delete(url, key, **query).status == 422
+        assert get(url, key).status == 404
+
+
 def test_values_of_a_tag_are_gone_at_once_everywhere(cluster: Cluster) -> None:
     one, two, three = cluster.urls
     put(one, "tagged", 1, tags=["a", "b"])
