@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import re
 import tomllib
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 LOCKED = sorted((ROOT / "requirements").glob("*.txt"))
+SHELL_OF_THE_CACHE = ("calls", "links", "memory", "scripts", "service")  # with I/O and clocks
 REQUIREMENT = re.compile(r"[\w.-]+(\[[\w,-]+\])?==[\w.!+]+( ; .+)?")
 
 
@@ -44,6 +46,18 @@ def test_every_python_that_may_install_it_is_named_and_no_other() -> None:
 
 def test_a_change_must_pass_lint_and_tests() -> None:
     assert re.search(r"^exec make lint test\b", (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
+
+
+def test_every_module_of_the_cache_is_pure_but_those_that_are_its_shell() -> None:
+    contracts = configparser.ConfigParser()
+    contracts.read(ROOT / ".importlinter")
+    listed = contracts["importlinter:contract:pure-cores"]["source_modules"].split()
+    package = "distsync_node.cache"
+    modules = {
+        f"{package}.{file.stem}" for file in (ROOT / "node/distsync_node/cache").glob("*.py")
+    }
+    shell = {f"{package}.{name}" for name in ("__init__", *SHELL_OF_THE_CACHE)}
+    assert {name for name in listed if name.startswith(f"{package}.")} == modules - shell
 
 
 def test_the_licence_is_the_one_that_is_named() -> None:
