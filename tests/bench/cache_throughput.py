@@ -192,7 +192,11 @@ def ratios(points: list[CachePoint]) -> list[Ratio]:
             quicker("hits", TRACKING, None),
             faster("hits", MOST_CLIENTS, REDIS_PY, None),
             quicker("hits", REDIS_PY, None),
-            *(faster("mixed", MOST_CLIENTS, other, None) for other in (APP, TRACKING, ETCD)),
+            *(
+                faster("mixed", clients, other, None)
+                for clients in reversed(CLIENTS)
+                for other in (APP, TRACKING, ETCD, REDIS_PY)
+            ),
         ]
     if any(point.variant in DURABILITIES for point in points):
         through, mirrored = "write_through", "mirrored"

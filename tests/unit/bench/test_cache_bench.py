@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import itertools
+import json
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -27,6 +29,8 @@ from bench.cache_throughput import (
 from bench.load import LoadResult, LoadSpec
 from bench.wire import Answer
 from distsync_node.api.cache_schemas import PutRequest
+
+ROOT = Path(__file__).parents[3]
 
 
 def spec(scenario: str, **changes: object) -> LoadSpec:
@@ -140,6 +144,16 @@ def test_hits_are_held_against_the_application_and_etcd() -> None:
     )
     assert quicker.met
     assert found(lines, "p50 of hits", "over etcd").ratio is None
+
+
+def test_the_figures_that_are_shown_follow_from_the_points_that_were_kept() -> None:
+    kept = json.loads((ROOT / "tests/bench/results/cache.json").read_bytes())
+    points = [point for point in kept["points"] if "variant" in point]
+    lines = ratios(msgspec.convert(points, list[CachePoint]))
+    shown = (ROOT / "docs/benchmarks.md").read_text()
+    assert len(lines) > 20
+    missing = [one for one in lines if f"| {one.name} | {one.ratio:.3g} |" not in shown]
+    assert missing == []
 
 
 def test_mirrored_rewrites_are_held_against_write_through() -> None:
