@@ -27,7 +27,7 @@ from checker.history import Operation, write_history
 from checker.linearizability import Report, check_history, failures
 from distsync_node.cache.scripts import redis_key
 from distsync_node.cluster.leases import LeaseOptions
-from process.cache_calls import get, post, put, send
+from process.cache_calls import Answer, get, post, put, send
 from process.cache_recorder import THROUGH, CacheRecorder
 from process.calls import call
 from process.cluster import SECRET, Cluster
@@ -42,14 +42,16 @@ KEYS_A_ROLE = 2
 
 
 @contextlib.contextmanager
-def running(directory: Path, redis: RedisServer, nodes: int = 3) -> Iterator[Cluster]:
-    """A cluster whose first three nodes run."""
+def running(
+    directory: Path, redis: RedisServer, nodes: int = 3, founders: int = 3
+) -> Iterator[Cluster]:
+    """A cluster whose founders run."""
     options = ["--redis", redis.url]
     for mode in ("local/=local", f"{THROUGH}=write_through"):
         options += ["--cache-durability-of", mode]
-    cluster = Cluster(directory, nodes=nodes, founders=3, options=options)
+    cluster = Cluster(directory, nodes=nodes, founders=founders, options=options)
     try:
-        cluster.start(*cluster.names[:3])
+        cluster.start(*cluster.names[:founders])
         yield cluster
     finally:
         cluster.close()
@@ -224,6 +226,11 @@ def test_histories_are_linearizable_under(
     under(cluster, lambda _: fault(cluster, redis, rng), rounds=1, seed=3, directory=tmp_path)
 
 
+def home_of(url: str, key: str) -> str:
+    """The home of a key. Where clients reach it takes a moment to spread."""
+    return eventually(lambda: get(url, key).headers.get("distsync-owner", ""), what=key)
+
+
 def lines_at(url: str, prefix: str) -> dict[str, str]:
     """The states of the lines of a node whose keys begin so."""
     page = send(url, "GET", f"/debug/cache/lines?limit=1000&after={quote(prefix)}").json["lines"]
@@ -251,10 +258,8 @@ class Cast:
             if not missing:
                 return
             key = f"{self._prefix}{number}"
-            home = eventually(
-                lambda key=key: get(self._other, key).headers.get("distsync-owner"), what=key
-            )
-            fits = [role for role in missing if role.startswith("home") == (home == self._victim)]
+            is_home = home_of(self._other, key) == self._victim
+            fits = [role for role in missing if role.startswith("home") == is_home]
             if fits:
                 self.roles[key] = fits[0]
                 missing.remove(fits[0])
@@ -329,6 +334,58 @@ def test_histories_are_linearizable_when_home_owner_and_sharer_die_many_times(
         seed=seed,
         directory=tmp_path,
     )
+
+
+@pytest.mark.long
+def test_a_line_whose_home_and_owner_die_together_is_lost_until_it_is_written(
+    tmp_path: Path,
+) -> None:
+    with (
+        RedisServer(tmp_path / "redis") as redis,
+        running(tmp_path, redis, nodes=5, founders=5) as cluster,
+    ):
+        wait_serving(cluster, cluster.names)
+        wait_settled(cluster)
+        one = cluster.url("n1")
+        assert all(put(one, str(number), "old").status == 200 for number in range(20))
+        homes = {str(number): home_of(one, str(number)) for number in range(20)}
+        lost = [key for key, home in homes.items() if home == cluster.url("n2")]
+        kept = [key for key, home in homes.items() if home == cluster.url("n3")]
+        assert lost
+        assert kept
+        eventually(lambda: is_all_in_redis(cluster), what="the first values in redis")
+
+        def are_dirty() -> bool:
+            assert all(put(one, key, "new").status == 200 for key in [*lost, *kept])
+            states = lines_at(one, "")
+            return {states[key] for key in [*lost, *kept]} == {"M"}
+
+        eventually(are_dirty, what="values that Redis has not")
+        for name in ("n1", "n2"):
+            cluster.signal(name, signal.SIGKILL)
+        survivors = [cluster.url(name) for name in ("n3", "n4", "n5")]
+        for key in lost:
+            for url in survivors:
+                answer = eventually(lambda key=key, url=url: said_of(url, key), what=key)
+                assert (answer.status, answer.json.get("code")) == (410, "line_lost")
+            assert put(survivors[0], key, "newest").status == 200
+        for key in kept:
+            answer = eventually(lambda key=key: said_of(survivors[1], key), what=key)
+            assert answer.json["value"] == "new"
+        for key in lost:
+            assert [get(url, key).json["value"] for url in survivors] == ["newest"] * 3
+
+
+def is_all_in_redis(cluster: Cluster) -> bool:
+    """Whether no node has a value that Redis has not."""
+    stats = [send(url, "GET", "/cache").json for url in cluster.urls]
+    return all(one["dirty_bytes"] == one["kept_bytes"] == 0 for one in stats)
+
+
+def said_of(url: str, key: str) -> Answer | None:
+    """What a node says of a key, once it can say anything."""
+    answer = get(url, key)
+    return None if answer.status == 503 else answer
 
 
 @pytest.mark.long
