@@ -38,11 +38,11 @@ QUICK = {
     "write_back_unversioned": 4,
     "mark_cleared_by_older": 20,
     "recovery_without_reports": 3,
-    "recovery_before_leases_end": 1,
-    "unconfirmed_shown": 69,
-    "given_up_for_sure": 41,
-    "doubt_made_again": 41,
-    "doubt_taken_for_made": 13,
+    "recovery_before_leases_end": 29,
+    "unconfirmed_shown": 189,
+    "given_up_for_sure": 82,
+    "doubt_made_again": 69,
+    "doubt_taken_for_made": 27,
     "old_commit_installed": 21,
 }
 
