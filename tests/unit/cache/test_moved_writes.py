@@ -26,6 +26,13 @@ def key_that_moves(before: str = "a", after: str = "d") -> str:
     raise AssertionError("no such key")
 
 
+def about_to_grow(durability: Durability = Durability.MIRRORED) -> tuple[Cluster, str]:
+    """A cluster whose node d runs beside the ring, and a key that moves to it from a."""
+    cluster = Cluster("abc", durability=durability)
+    cluster.boot("d")
+    return cluster, key_that_moves()
+
+
 def is_put(effect: RedisLoad | RedisPut) -> bool:
     return isinstance(effect, RedisPut)
 
@@ -71,9 +78,7 @@ def being_marked(cluster: Cluster, key: str) -> OpId:
     "way", [ask_lost, being_loaded, waiting_for_a_sharer, behind_another_write, being_marked]
 )
 def test_a_write_that_its_home_had_not_made_is_made_by_the_next(way: Way) -> None:
-    cluster = Cluster("abc")
-    cluster.boot("d")
-    key = key_that_moves()
+    cluster, key = about_to_grow()
     if way not in (being_loaded, being_marked):
         cluster.write("b", key, "old")
         cluster.after(3_000)
@@ -92,9 +97,7 @@ def test_a_write_that_its_home_had_not_made_is_made_by_the_next(way: Way) -> Non
 
 @pytest.mark.parametrize("mode", ALL)
 def test_a_write_at_its_own_home_is_made_by_the_next(mode: Durability) -> None:
-    cluster = Cluster("abc", durability=mode)
-    cluster.boot("d")
-    key = key_that_moves()
+    cluster, key = about_to_grow(mode)
     cluster.hold_redis = is_load
     op = cluster.call_write("a", key, "new")
     cluster.run()
@@ -154,9 +157,7 @@ def mirrored_and_not_known(cluster: Cluster, key: str) -> OpId:
     ],
 )
 def test_a_write_in_doubt_is_made_once(way: Way, mode: Durability) -> None:
-    cluster = Cluster("abc", durability=mode)
-    cluster.boot("d")
-    key = key_that_moves()
+    cluster, key = about_to_grow(mode)
     version = cluster.write("c", key, "old")
     cluster.after(3_000)
     op = way(cluster, key)
@@ -178,9 +179,7 @@ def test_a_write_in_doubt_is_made_once(way: Way, mode: Durability) -> None:
 
 
 def test_a_write_in_doubt_behind_a_later_one_is_unknown() -> None:
-    cluster = Cluster("abc")
-    cluster.boot("d")
-    key = key_that_moves()
+    cluster, key = about_to_grow()
     op = committed_and_not_told(cluster, key)
     cluster.hold(Ask, source="b")
     cluster.change_ring("abcd")
@@ -193,9 +192,7 @@ def test_a_write_in_doubt_behind_a_later_one_is_unknown() -> None:
 
 def test_a_commit_told_after_the_home_moved_is_no_copy_to_read() -> None:
     """What the home of before granted is nobody's any more: another may have written since."""
-    cluster = Cluster("abc")
-    cluster.boot("d")
-    key = key_that_moves()
+    cluster, key = about_to_grow()
     op = committed_and_not_told(cluster, key)
     cluster.lose(Ask, source="b", target="d")
     cluster.change_ring("abcd")
@@ -208,9 +205,7 @@ def test_a_commit_told_after_the_home_moved_is_no_copy_to_read() -> None:
 
 
 def test_a_write_in_doubt_whose_next_home_cannot_read_redis_is_unknown() -> None:
-    cluster = Cluster("abc", durability=Durability.WRITE_THROUGH)
-    cluster.boot("d")
-    key = key_that_moves()
+    cluster, key = about_to_grow(Durability.WRITE_THROUGH)
     op = being_written(cluster, key)
     cluster.run()
     cluster.held_redis.clear()
@@ -222,9 +217,7 @@ def test_a_write_in_doubt_whose_next_home_cannot_read_redis_is_unknown() -> None
 
 
 def test_a_client_that_goes_while_its_write_is_in_doubt_is_told_so() -> None:
-    cluster = Cluster("abc")
-    cluster.boot("d")
-    key = key_that_moves()
+    cluster, key = about_to_grow()
     op = committed_and_not_told(cluster, key)
     cluster.hold(Ask, source="b", target="d")
     cluster.change_ring("abcd")
@@ -238,9 +231,7 @@ def test_a_client_that_goes_while_its_write_is_in_doubt_is_told_so() -> None:
 
 
 def test_the_home_of_before_that_dies_leaves_the_write_unknown() -> None:
-    cluster = Cluster("abc")
-    cluster.boot("d")
-    key = key_that_moves()
+    cluster, key = about_to_grow()
     op = ask_lost(cluster, key)
     cluster.lose(Report, source="a")
     cluster.change_ring("abcd")
@@ -253,9 +244,7 @@ def test_the_home_of_before_that_dies_leaves_the_write_unknown() -> None:
 
 
 def test_the_home_of_before_that_cannot_be_heard_leaves_it_unknown_after_one_lease() -> None:
-    cluster = Cluster("abc")
-    cluster.boot("d")
-    key = key_that_moves()
+    cluster, key = about_to_grow()
     op = ask_lost(cluster, key)
     cluster.change_ring("abcd")
     cluster.cut("a", "b")
@@ -265,9 +254,7 @@ def test_the_home_of_before_that_cannot_be_heard_leaves_it_unknown_after_one_lea
 
 @pytest.mark.parametrize("way", [ask_lost, committed_and_not_told])
 def test_a_home_that_moves_away_and_back_serves_the_write_once(way: Way) -> None:
-    cluster = Cluster("abc")
-    cluster.boot("d")
-    key = key_that_moves()
+    cluster, key = about_to_grow()
     op = way(cluster, key)
     cluster.run()
     cluster.lose(Reply, target="b")
@@ -284,9 +271,7 @@ def test_a_home_that_moves_away_and_back_serves_the_write_once(way: Way) -> None
 
 def test_a_write_that_was_in_doubt_is_told_when_one_node_may_die() -> None:
     """Its writer was not told, so its home of before, which is that of now, alone has it."""
-    cluster = Cluster("abc")
-    cluster.boot("d")
-    key = key_that_moves()
+    cluster, key = about_to_grow()
     op = committed_and_not_told(cluster, key)
     cluster.hold(Ask, source="b")
     cluster.change_ring("abcd")
@@ -303,9 +288,7 @@ def test_a_write_that_was_in_doubt_is_told_when_one_node_may_die() -> None:
 
 
 def test_a_write_under_a_condition_stays_under_it() -> None:
-    cluster = Cluster("abc")
-    cluster.boot("d")
-    key = key_that_moves()
+    cluster, key = about_to_grow()
     version = cluster.write("c", key, "old")
     cluster.lose(Ask, source="b", target="a")
     op = cluster.call_write("b", key, "new", if_version=version)
@@ -389,9 +372,7 @@ def test_calls_that_wait_in_a_node_that_retires_are_told_that_nothing_was_done()
 
 
 def test_a_node_retires_when_what_was_in_doubt_is_known() -> None:
-    cluster = Cluster("abc")
-    cluster.boot("d")
-    key = key_that_moves()
+    cluster, key = about_to_grow()
     op = committed_and_not_told(cluster, key)
     cluster.change_ring("abcd", run=False)
     for _ in range(100):
