@@ -21,6 +21,7 @@ from distsync_node.peers.outbound import Connection, OnDone, PeerUnreachable, Ta
 from distsync_node.peers.sharing import SharedRequests
 from distsync_node.peers.wire import (
     COMMANDS_PATH,
+    MESSAGES_PATH,
     CallRequest,
     CommandCall,
     CommandRequest,
@@ -554,16 +555,22 @@ async def test_a_node_that_stops_takes_nothing_new(cluster: TestCluster) -> None
             await asyncio.wait_for(call(), 5)
 
 
+@pytest.mark.parametrize("heard", [True, False], ids=["heard", "not-heard"])
 async def test_a_stopped_leader_leaves_the_waits_of_other_nodes_to_its_successor(
-    cluster: TestCluster,
+    cluster: TestCluster, *, heard: bool
 ) -> None:
+    """Also where the node of the client is the one that does not know of the wait itself."""
     held = await hold(cluster)
     leader, follower = cluster.leading, cluster.following[0]
+    receiver = follower.receivers[MESSAGES_PATH]
+    if not heard:
+        follower.receivers[MESSAGES_PATH] = lambda _body, _respond: None
     waiting = await wait_for(cluster, follower, "waiter")
+    follower.receivers[MESSAGES_PATH] = receiver
     leader.service.end_requests()  # as when it stops without a hand-over
     await leader.runtime.close()
     cluster.gone.add(leader)
-    await cluster.elect(cluster.following[0])
+    await cluster.elect_successor()
     reply = await follower.service.submit(
         release("a", "holder", token_of(held)), timeout_ms=TIMEOUT_MS
     )
