@@ -35,6 +35,8 @@ WORKER = """
 import sys, urllib.request
 url, body = sys.argv[1:]
 request = urllib.request.Request(url, body.encode(), {"content-type": "application/json"})
+print("here", flush=True)
+sys.stdin.readline()
 print(urllib.request.urlopen(request, timeout=100).read().decode(), flush=True)
 sys.stdin.read()
 """
@@ -78,19 +80,30 @@ class Place:
         return {**stats, "pushed": stats["pushed"] - 2, "acked": stats["acked"] - 2}
 
     def work(self, node: str, verb: str, body: Any) -> subprocess.Popen[str]:
-        """A process that asks a node, tells the answer, and lives on."""
+        """A process that asks a node when it is let go, tells the answer, and lives on."""
         url = f"{self.cluster.url(node)}/queue/{verb}"
-        return subprocess.Popen(
+        worker = subprocess.Popen(
             [sys.executable, "-S", "-c", WORKER, url, json.dumps(body)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
         )
+        assert worker.stdout is not None
+        assert worker.stdout.readline() == "here\n"
+        return worker
 
     def open_gates(self) -> None:
         for gate in self.gates.values():
             gate.open()
+
+
+def let_go(*workers: subprocess.Popen[str]) -> None:
+    """Have them ask, all at once: an owner that one waited for in vain is not asked by the next."""
+    for worker in workers:
+        assert worker.stdin is not None
+        worker.stdin.write("go\n")
+        worker.stdin.flush()
 
 
 def end(worker: subprocess.Popen[str]) -> None:
@@ -138,14 +151,15 @@ def test_a_death_at_any_step_loses_and_doubles_nothing(
             and place.stats(acking)["acked"] == 1
         )
 
-    for name in (FORWARDER, OWNER):
-        place.gates[name].hold(step)
     workers = [
         place.work(FORWARDER, "push", push),
         place.work(FORWARDER, "pop", pop),
         place.work(OWNER if victim == "owner" else FORWARDER, "ack", ack),
     ]
     try:
+        for name in (FORWARDER, OWNER):
+            place.gates[name].hold(step)
+        let_go(*workers)
         eventually(is_reached, what=step)
         match victim:
             case "worker":
@@ -206,9 +220,10 @@ def test_what_a_worker_that_died_was_to_be_given_returns_at_once(place: Place, s
     queue = place.queue()
     place.ask(OTHER, "push", queue=queue, body="x")
     gate = place.gates[OWNER]
-    gate.hold(step)
     worker = place.work(FORWARDER, "pop", {"queue": queue, "visibility_ms": LONG_MS})
     try:
+        gate.hold(step)
+        let_go(worker)
         if step == "requests":
             eventually(lambda: gate.saw(f"{{{queue}}}"))
         else:
@@ -224,9 +239,10 @@ def test_what_a_worker_that_died_was_to_be_given_returns_at_once(place: Place, s
 def test_what_a_worker_that_died_has_been_given_returns_at_its_deadline(place: Place) -> None:
     queue = place.queue()
     place.ask(OTHER, "push", queue=queue, body="x")
-    asked_at = time.monotonic()
     worker = place.work(FORWARDER, "pop", {"queue": queue, "visibility_ms": 1_500})
     try:
+        asked_at = time.monotonic()
+        let_go(worker)
         assert worker.stdout is not None
         assert json.loads(worker.stdout.readline())["messages"]
         given_at = time.monotonic()
