@@ -83,9 +83,10 @@ def _is_ours(base_port: int) -> bool:
     return True
 
 
-def acquire(url: str, name: str, owner: str = "somebody") -> int:
+def acquire(url: str, name: str, owner: str = "somebody", **more: Any) -> int:
     """Take a lock for an hour and return its token."""
-    token: int = ask(f"{url}/lock/acquire", name=name, owner=owner, ttl_ms=3_600_000)["token"]
+    body = {"name": name, "owner": owner, "ttl_ms": 3_600_000, **more}
+    token: int = ask(f"{url}/lock/acquire", **body)["token"]
     return token
 
 

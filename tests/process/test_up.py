@@ -54,6 +54,7 @@ def test_the_ready_line_comes_when_every_node_serves(start: Callable[..., Up]) -
     assert Path(ready["secret_file"]).stat().st_mode & 0o077 == 0
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])
 def test_when_it_is_ready_the_ring_is_whole_and_the_cache_answers_at_every_node(
     start: Callable[..., Up], end: signal.Signals
@@ -73,6 +74,7 @@ def test_when_it_is_ready_the_ring_is_whole_and_the_cache_answers_at_every_node(
         up.close()
 
 
+@pytest.mark.alone
 def test_when_more_nodes_than_before_are_ready_the_ring_has_them_all(
     start: Callable[..., Up],
 ) -> None:
@@ -88,6 +90,7 @@ def test_when_more_nodes_than_before_are_ready_the_ring_has_them_all(
     assert ring_of_all(up) == ring
 
 
+@pytest.mark.alone
 def test_nobody_waits_for_a_member_that_was_removed(start: Callable[..., Up]) -> None:
     up = start()
     up.next_event("ready")
@@ -111,10 +114,12 @@ def ring_of_all(up: Up) -> Any:
 
 
 def use_the_cache(urls: Sequence[str]) -> None:
-    """Write at every node and read at every node; each answer comes at once, and is right.
+    """Write at every node and read at every node; each answer is right and comes at once.
 
-    The slow ones took 1.5 s, and a machine that is busy takes a part of a second for any.
+    The slow ones took 1.5 s. A machine that is busy takes a part of a second for any, and more for
+    one or two of these hundreds.
     """
+    slow: list[str] = []
 
     def use(number: int) -> None:
         with contextlib.ExitStack() as stack:
@@ -133,11 +138,13 @@ def use_the_cache(urls: Sequence[str]) -> None:
         answer = client.request(method, f"/cache/{key}", **request)
         assert answer.status_code == 200, f"{method} {key}: {answer.text}"
         took = time.monotonic() - began
-        assert took < 1, f"{method} {key} took {took:.2f} s"
+        if took >= 1:
+            slow.append(f"{method} {key} took {took:.2f} s")
         return answer
 
     with ThreadPoolExecutor(len(urls)) as pool:
         list(pool.map(use, range(len(urls))))
+    assert len(slow) <= 2, slow
 
 
 def test_without_json_the_ready_line_names_the_urls(tmp_path: Path) -> None:
@@ -168,7 +175,7 @@ def test_a_killed_node_is_started_again_and_rejoins(start: Callable[..., Up]) ->
     assert up.pids[killed] != old_pid
     assert "SIGKILL" in up.stderr_file.read_text()
     survivor = next(url for url, name in zip(up.urls, up.names, strict=True) if name != killed)
-    token = eventually(lambda: acquire(survivor, "after"))
+    token = eventually(lambda: acquire(survivor, "after", request_id="one of all attempts"))
     url = up.urls[up.names.index(killed)]
     eventually(lambda: get(f"{url}/cluster/status")["ready"])
     assert get(f"{url}/lock/after")["token"] == token
@@ -314,25 +321,30 @@ def test_a_cluster_that_is_not_ready_in_time_says_what_it_waits_for(
     assert up.stop() == 0
     for name in up.names[:2]:
         (up.data_dir / name).rename(tmp_path / name)
-    ended = subprocess.run(
-        [sys.executable, "-c", IMPATIENT, "up", f"--data-dir={up.data_dir}"],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    for patience in (3, 12, 40):  # on a slow machine it takes a while until node-1 answers at all
+        ended = subprocess.run(
+            [sys.executable, "-c", IMPATIENT, "up", f"--data-dir={up.data_dir}"],
+            env={**os.environ, "PATIENCE": str(patience)},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=90,
+            check=False,
+        )
+        if "does not answer" not in ended.stderr:
+            break
     assert (ended.returncode, ended.stdout) == (1, "")
     assert ended.stderr == (
-        "distsync: the cluster was not ready after 3 seconds: node-1 does not belong to the"
-        f" cluster yet (state: uninitialised); see the logs in {up.data_dir}\n"
+        f"distsync: the cluster was not ready after {patience} seconds: node-1 does not belong to"
+        f" the cluster yet (state: uninitialised); see the logs in {up.data_dir}\n"
     )
 
 
 # `distsync` as it is, but for the two minutes.
 IMPATIENT = """
+import os
 from importlib import import_module
-import_module("distsync.command.up")._READY_DEADLINE_SECONDS = 3.0
+import_module("distsync.command.up")._READY_DEADLINE_SECONDS = float(os.environ["PATIENCE"])
 import_module("distsync.command").main()
 """
 
