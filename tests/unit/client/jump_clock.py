@@ -6,6 +6,8 @@ import asyncio
 import time
 from collections.abc import Callable
 
+from distsync import Client
+
 
 class _Timer:
     def __init__(self, clock: JumpClock, when: float, callback: Callable[[], object]) -> None:
@@ -54,3 +56,12 @@ class JumpClock:
             return
         self.timers.discard(timer)
         timer.callback()
+
+
+def jump(client: Client, clock: JumpClock, seconds: float) -> None:
+    """Let time pass at once for a client whose event loop runs in a thread of its own."""
+
+    async def jump() -> None:
+        clock.jump(seconds)
+
+    client._engine().portal.call(jump)

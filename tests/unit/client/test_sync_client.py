@@ -29,7 +29,7 @@ from distsync import (
     WaitTimeout,
 )
 from process.running import eventually
-from unit.client.jump_clock import JumpClock
+from unit.client.jump_clock import JumpClock, jump
 from unit.client.scripted_cluster import ScriptedCluster, Served
 
 
@@ -73,13 +73,6 @@ def client(served: ServedLocks) -> Iterator[Client]:
     with Client(served.cluster.urls(), clock=served.clock) as client:
         yield client
     assert set(threading.enumerate()) <= threads
-
-
-def jump(client: Client, clock: JumpClock, seconds: float) -> None:
-    async def jump() -> None:
-        clock.jump(seconds)
-
-    client._engine().portal.call(jump)
 
 
 def test_a_lock_is_held_in_the_body_and_free_after_it(served: ServedLocks, client: Client) -> None:

@@ -31,6 +31,7 @@ class Handler:
     """Notes what it is given, and holds messages until it is told to let them go."""
 
     def __init__(self) -> None:
+        self.messages: list[ClaimedMessage] = []
         self.begun: list[str] = []
         self.ended: list[str] = []
         self.cancelled: list[str] = []
@@ -39,6 +40,7 @@ class Handler:
         self.most_at_once = 0
 
     async def __call__(self, message: ClaimedMessage) -> None:
+        self.messages.append(message)
         self.begun.append(message.body)
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
@@ -170,7 +172,7 @@ async def test_stopping_under_load_spends_no_delivery_of_what_was_not_begun(
             consumer.stop()
         await asyncio.sleep(0)
 
-    consumer = queue.consume(concurrency=5, visibility=1)
+    consumer = queue.consume(concurrency=5, visibility=10)
     async with asyncio.timeout(20):
         await consumer.run(handle)
     left = await deliveries(queue)
@@ -251,13 +253,17 @@ async def test_a_cancellation_stops_gracefully_and_a_second_one_ends_the_grace(
 
 
 async def test_messages_are_kept_beyond_their_visibility(
-    queue: Queue, cluster: QueueCluster
+    queue: Queue, cluster: QueueCluster, clock: JumpClock
 ) -> None:
     await queue.push_many(["a", "b", "c"])
     handler = Handler()
-    consumer = queue.consume(visibility=0.9)
+    consumer = queue.consume(visibility=30, wait=600)
     running = asyncio.create_task(consumer.run(handler))
-    await eventually(lambda: len(cluster.asks("extend")) >= 4)
+    await eventually(lambda: handler.at_once == 3)
+    for _ in range(4):
+        clock.jump(10.1)
+        await eventually(lambda: all(one.expires_in() > 25 for one in handler.messages))
+    assert len(cluster.asks("extend")) >= 4
     assert await queue.pop() == []
     handler.go.set()
     await stopped(consumer, running)
@@ -356,17 +362,20 @@ async def test_asking_for_the_next_acknowledges_the_one_before(queue: Queue) -> 
 
 
 async def test_it_claims_ahead_up_to_the_concurrency_and_keeps_what_it_has(
-    queue: Queue, cluster: QueueCluster
+    queue: Queue, cluster: QueueCluster, clock: JumpClock
 ) -> None:
     await queue.push_many(str(number) for number in range(10))
     seen = []
-    async with queue.consume(concurrency=4, visibility=0.9) as consumer:
+    async with queue.consume(concurrency=4, visibility=30, wait=600) as consumer:
         async for message in consumer:
             seen.append(message.body)
             if len(seen) == 2:
                 stats = await queue.stats()
-                await eventually(lambda: len(cluster.asks("extend")) >= 4)
+                for _ in range(4):
+                    clock.jump(10.1)
+                    await eventually(lambda m=message: m.expires_in() > 25)
                 break
+    assert len(cluster.asks("extend")) >= 4
     assert stats.in_flight <= 4
     stats = await queue.stats()
     assert (stats.acked, stats.timed_out) == (1, 0)

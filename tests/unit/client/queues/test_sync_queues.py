@@ -22,7 +22,7 @@ from distsync import (
 )
 from process.running import eventually
 from redis_server import RedisServer
-from unit.client.jump_clock import JumpClock
+from unit.client.jump_clock import JumpClock, jump
 from unit.client.queues.conftest import ServedQueues
 
 
@@ -95,11 +95,16 @@ def test_messages_are_scheduled(queue: SyncQueue) -> None:
     assert not queue.unschedule("s")
 
 
-def test_with_settles_and_tells_of_a_lost_claim(queue: SyncQueue, served: ServedQueues) -> None:
+def test_with_settles_and_tells_of_a_lost_claim(
+    client: Client, queue: SyncQueue, served: ServedQueues, clock: JumpClock
+) -> None:
     queue.push_many(["good", "bad", "lost"])
-    (good,) = queue.pop(visibility=0.9)
+    (good,) = queue.pop(visibility=30)
     with good:
-        eventually(lambda: served.asks("extend") >= 4)
+        for _ in range(4):
+            jump(client, clock, 10.1)
+            eventually(lambda: good.expires_in() > 25, within_seconds=20)
+        assert served.asks("extend") == 4
         good.check()
     (bad,) = queue.pop()
     with pytest.raises(KeyError), bad:
