@@ -208,7 +208,7 @@ def test_a_signal_while_it_waits_ends_the_wait(cluster: Up, name: str) -> None:
 
 
 def test_run_holds_the_lock_beyond_its_ttl(cluster: Up, name: str) -> None:
-    ended = distsync("lock", "run", name, "--ttl", "1s", "--", "sleep", "3", url=cluster.url)
+    ended = distsync("lock", "run", name, "--ttl", "3s", "--", "sleep", "5", url=cluster.url)
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
@@ -252,6 +252,7 @@ def test_the_command_dies_with_a_run_that_is_killed(cluster: Up, name: str) -> N
     eventually(lambda: not is_running(command), within_seconds=10)
 
 
+@pytest.mark.alone
 def test_cut_off_from_the_cluster_the_command_ends_before_the_lease(
     tmp_path: Path, name: str
 ) -> None:

@@ -88,12 +88,12 @@ async def test_a_message_is_kept_far_beyond_its_visibility_also_over_a_dead_node
     async with AsyncClient(cluster.urls, timeout=30) as client:
         queue = client.queue("kept")
         await queue.push("x")
-        consumer = queue.consume(visibility=2)
+        consumer = queue.consume(visibility=5)
         running = asyncio.create_task(consumer.run(handle))
         await begun.wait()
         leader = await asyncio.to_thread(cluster.wait_for_leader)
         await asyncio.to_thread(cluster.kill, leader)
-        assert await queue.pop(wait=5) == []  # more than two visibilities
+        assert await queue.pop(wait=11) == []  # more than two visibilities
         cluster.start(leader)
         await asyncio.to_thread(cluster.wait_ready)
         go.set()
@@ -152,7 +152,7 @@ def test_a_worker_that_is_terminated_spends_no_delivery(cluster: Cluster) -> Non
         idle, busy = start(), start()
         idle.send_signal(signal.SIGTERM)
         assert idle.communicate(timeout=20)[0] == ""
-        queue.push_many(str(number) for number in range(30))
+        queue.push_many(str(number) for number in range(100))
         assert busy.stdout is not None
         lines = [busy.stdout.readline() for _ in range(4)]
         busy.send_signal(signal.SIGTERM)
@@ -162,7 +162,7 @@ def test_a_worker_that_is_terminated_spends_no_delivery(cluster: Cluster) -> Non
         ended = {line.split()[1] for line in lines if line.startswith("ended")}
         assert begun == ended
         left = queue.pop(100, wait=5)
-        assert {one.body for one in left} == {str(n) for n in range(30)} - ended
+        assert {one.body for one in left} == {str(n) for n in range(100)} - ended
         assert {one.deliveries for one in left} == {1}
         queue.ack_many(left)
 
