@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import signal
 import subprocess
@@ -19,7 +20,8 @@ from kube.api_double import ApiDouble
 from kube.kubelet_double import KubeletDouble
 from kube.rights import rights_of
 from kubernetes_charts import render, template_of
-from redis_server import free_port
+from process.running import BASE_PORTS, free_base_port
+from redis_server import is_free
 
 WITHIN_SECONDS = 180.0
 NODES = {"app.kubernetes.io/component": "node"}
@@ -44,6 +46,8 @@ class World:
         self.api, self.kubelet, self.directory = api, kubelet, directory
         self.operators: list[subprocess.Popen[bytes]] = []
         self.operator_port = 0  # of the one that was started last
+        base_port = free_base_port(1)  # of this process, with the next hundreds
+        self._ports = itertools.cycle(range(base_port + 1, base_port + BASE_PORTS.step))
         self._environment = environment_of(chart)
         config = self.directory / "kubeconfig"
         config.write_text(self.api.kubeconfig())
@@ -56,7 +60,7 @@ class World:
     ) -> subprocess.Popen[bytes]:
         """Start an operator as its Deployment does; another program runs it in another way."""
         here = Path(__file__).parent.parent
-        self.operator_port = free_port()
+        self.operator_port = next(port for port in self._ports if is_free(port))
         with (self.directory / "operator.log").open("ab") as log:
             operator = subprocess.Popen(
                 [sys.executable, "-m", program],
