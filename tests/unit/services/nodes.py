@@ -148,13 +148,19 @@ class TestCluster:
         await self.elect(self.nodes[0])
 
     async def elect(self, node: TestNode) -> None:
-        """Have a node campaign as if the leader had handed over to it, and win."""
-        # Whose log is behind that of another voter gets no vote of it.
-        await eventually(
-            lambda: node.log_end == max(other.log_end for other in self.there),
-            f"{node.name} has what there is",
-        )
-        node.campaign()
+        """Have a node take over from the leader, or win while there is none."""
+        leader = self.leader
+        if leader is None:
+            # Whose log is behind that of another voter gets no vote of it.
+            await eventually(
+                lambda: node.log_end == max(other.log_end for other in self.there),
+                f"{node.name} has what there is",
+            )
+            node.campaign()
+        elif leader is not node:
+            # It proposes nothing meanwhile: an entry that got ahead of the campaign would cost the
+            # votes of those who have it.
+            await leader.service.transfer_leadership(node.member.id)
         await eventually(lambda: self._all_follow(node), f"{node.name} leads")
 
     async def elect_successor(self) -> None:

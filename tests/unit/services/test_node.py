@@ -16,6 +16,7 @@ from distsync_node.errors import (
     ShuttingDown,
 )
 from distsync_node.locks.commands import Done, Granted, Refused
+from distsync_node.peers import outbound
 from distsync_node.peers.inbound import RespondBytes
 from distsync_node.peers.outbound import Connection, OnDone, PeerUnreachable, Target
 from distsync_node.peers.sharing import SharedRequests
@@ -323,19 +324,22 @@ async def test_a_wait_at_a_leader_that_is_heard_no_more_is_given_up(
     nodes: int, tmp_path: Path
 ) -> None:
     """Cut off with its wait under way: neither an answer nor an end of the connection comes."""
-    quick = RaftOptions(election_timeout_min_ms=400, election_timeout_max_ms=500)
+    quick = RaftOptions(election_timeout_min_ms=2_000, election_timeout_max_ms=2_500)
     async with running(tmp_path, nodes, raft_options=quick) as cluster:
         follower = cluster.following[-1]  # the fourth is a learner
+        under_way = asyncio.Event()
 
         class Parked(Silence):
             async def post(self, *arguments: object, **options: Any) -> bytes:
                 options["on_attempt"](1)
+                under_way.set()
                 return await super().post(*arguments)
 
         follower.service._calls._client = Parked()  # type: ignore[assignment]
         waiting = asyncio.create_task(
             follower.service.submit(acquire("a", "o", wait_ms=600_000), timeout_ms=SHORT_MS)
         )
+        await asyncio.wait_for(under_way.wait(), 20)
         for node in cluster.nodes:
             if node is not follower:
                 await node.runtime.close()
@@ -421,27 +425,31 @@ async def test_commands_for_another_member_or_cluster_or_of_a_removed_one_change
 
 
 async def test_commands_to_a_leader_that_has_changed_are_taken_to_the_next(
-    cluster: TestCluster,
+    cluster: TestCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They wait there for an answer that does not come, and there is another leader."""
     follower, other = cluster.following
     leader = cluster.leading
-    leader.receivers[COMMANDS_PATH] = lambda _body, _respond: None
+    monkeypatch.setattr(outbound, "REQUEST_SECONDS", 60.0)  # it is not that which ends them
+    arrived = asyncio.Event()
+    leader.receivers[COMMANDS_PATH] = lambda _body, _respond: arrived.set()
     task = asyncio.create_task(follower.service.submit(acquire("a", "o"), timeout_ms=TIMEOUT_MS))
-    await asyncio.sleep(0.05)
+    await asyncio.wait_for(arrived.wait(), 20)
     assert not task.done()
     await cluster.elect(other)
-    reply = await asyncio.wait_for(task, 2)
+    reply = await asyncio.wait_for(task, 20)
     assert isinstance(reply.outcome, Granted)
 
 
 async def test_a_node_that_stops_ends_commands_that_wait_for_the_leader(
-    cluster: TestCluster,
+    cluster: TestCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     follower = cluster.following[0]
-    cluster.leading.receivers[COMMANDS_PATH] = lambda _body, _respond: None
+    monkeypatch.setattr(outbound, "REQUEST_SECONDS", 60.0)  # it is not that which ends them
+    arrived = asyncio.Event()
+    cluster.leading.receivers[COMMANDS_PATH] = lambda _body, _respond: arrived.set()
     task = asyncio.create_task(follower.service.submit(acquire("a", "o"), timeout_ms=TIMEOUT_MS))
-    await asyncio.sleep(0.05)
+    await asyncio.wait_for(arrived.wait(), 20)
     follower.service.end_requests()
     with pytest.raises(OutcomeUnknown, match="same request_id"):
         await asyncio.wait_for(task, 5)
