@@ -148,11 +148,11 @@ async def test_nack_brings_back_and_dead_letters_can_be_redriven(client: httpx.A
 
 async def test_extend_keeps_a_claim(client: httpx.AsyncClient) -> None:
     await push(client)
-    (message,) = await pop(client, visibility_ms=50)
+    (message,) = await pop(client, visibility_ms=1_000)
     await call(
         client, "/queue/extend", queue="q", receipts=[message["receipt"]], visibility_ms=60_000
     )
-    assert await pop(client, wait_ms=120) == []
+    assert await pop(client, wait_ms=1_200) == []
     await call(client, "/queue/ack", queue="q", receipts=[message["receipt"]])
 
 
