@@ -146,7 +146,7 @@ async def test_a_lost_reply_to_the_opening_gives_the_same_session(
 async def test_a_session_that_cannot_be_closed_ends_by_itself(
     cluster: ScriptedCluster, make_client: MakeClient, caplog: pytest.LogCaptureFixture
 ) -> None:
-    client = make_client(timeout=0.1)
+    client = make_client(timeout=1.0)
     async with client.session() as session:
         for node in cluster.nodes.values():
             node.fault("/session/close", 1000, answer=problem(503, "no_leader"))
@@ -223,11 +223,11 @@ async def test_a_cancelled_wait_for_several_leaves_nothing(
 async def test_grants_in_doubt_of_a_session_are_given_back(
     cluster: ScriptedCluster, make_client: MakeClient
 ) -> None:
-    client = make_client(timeout=0.2)
+    client = make_client(timeout=1.0)
     async with client.session(ttl=60) as session:
         for node in cluster.nodes.values():
             node.fault("/lock/acquire_many", 1, drop="after")
-            node.fault("/lock/acquire_many", 30, answer=problem(503, "no_leader"))
+            node.fault("/lock/acquire_many", 1000, answer=problem(503, "no_leader"))
         with pytest.raises(OutcomeUnknown):
             await session.acquire_many(["a", "b"]).acquire()
         assert held_names(cluster) == ["a", "b"]

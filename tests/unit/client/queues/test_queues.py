@@ -657,7 +657,7 @@ async def test_a_claim_is_extended_while_the_body_runs(queue: Queue, cluster: Qu
 async def test_an_extension_by_hand_counts_for_those_that_follow(
     queue: Queue, cluster: QueueCluster
 ) -> None:
-    async with await claimed(queue, visibility=1.5) as message:
+    async with await claimed(queue, visibility=15) as message:
         await message.extend(300)
         assert message.expires_in() > 290
         assert [ask.body["visibility_ms"] for ask in cluster.asks("extend")] == [300_000]
