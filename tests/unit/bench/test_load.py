@@ -53,7 +53,7 @@ def spec_for(address: tuple[str, int], **changes: object) -> LoadSpec:
         "targets": [address],
         "clients": 3,
         "run_id": "test",
-        "duration_s": 0.15,
+        "duration_s": 0.5,
         "warmup_s": 0.05,
         **changes,
     }
@@ -68,7 +68,7 @@ async def test_pairs_are_counted_in_the_window_only(capsys: pytest.CaptureFixtur
         return grant(path, number)
 
     async with server(reply) as address:
-        result = await measure(spec_for(address))
+        result = await measure(spec_for(address, warmup_s=0.3))
     acquires, releases = asked.count("/lock/acquire"), asked.count("/lock/release")
     assert 0 < result.pairs < releases  # those of the warm-up were served and not counted
     assert releases <= acquires <= releases + 3  # each client has one pair under way
@@ -90,7 +90,7 @@ async def test_a_refusal_is_an_error_with_its_code_and_no_pair() -> None:
 
 async def test_a_broken_connection_is_an_error_and_its_client_goes_on() -> None:
     async with server(lambda path, n: None if n % 50 == 0 else grant(path, n)) as address:
-        result = await measure(spec_for(address))
+        result = await measure(spec_for(address, duration_s=2.0))
     assert result.pairs > 50
     assert sum(result.errors.values()) > 0
     assert all(reason.endswith("connection lost") for reason in result.errors)
@@ -105,9 +105,8 @@ async def test_a_silent_server_is_given_up_for_the_next_one() -> None:
     silent = await asyncio.start_server(hang, "127.0.0.1", 0)
     async with silent, server(grant) as address:
         targets = [silent.sockets[0].getsockname(), address]
-        result = await measure(
-            spec_for(address, targets=targets, first_target=0, request_timeout_s=0.02)
-        )
+        changes = {"targets": targets, "first_target": 0, "request_timeout_s": 0.02}
+        result = await measure(spec_for(address, warmup_s=1.0, **changes))
     assert result.pairs > 0
     assert result.warmup_errors["acquire: timeout"] >= 3
 
@@ -118,7 +117,8 @@ async def test_a_closed_port_is_passed_over() -> None:
     closed.close()
     await closed.wait_closed()
     async with server(grant) as address:
-        result = await measure(spec_for(address, targets=[nobody, address], first_target=0))
+        targets = [nobody, address]
+        result = await measure(spec_for(address, targets=targets, first_target=0, warmup_s=1.0))
     assert result.pairs > 0
     assert result.warmup_errors == {"connect: refused": 3}
 

@@ -217,13 +217,14 @@ async def test_an_address_where_nobody_listens_costs_messages_and_no_more(
 async def test_a_receiver_that_says_nothing_is_given_up(
     receiver: Receiver, sender: Sender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outbound, "REQUEST_SECONDS", 0.02)
+    monkeypatch.setattr(outbound, "REQUEST_SECONDS", 0.5)
     receiver.take = receiver.held.append
     sender.link.address(receiver.url)
     for number in range(3 * links.MAX_CONNECTIONS):  # more than may be in flight
         sender.send(number)
         await eventually(lambda number=number: len(receiver.held) == number + 1)
     receiver.take = lambda respond: respond(answer())
+    monkeypatch.setattr(outbound, "REQUEST_SECONDS", 60.0)
     sender.send(99)
     await eventually(lambda: sender.answers)
     receiver.held[0](answer(message(7)))  # too late: its connection is gone

@@ -143,7 +143,7 @@ async def test_no_answer_in_time_leaves_a_doubt_only_about_what_was_sent(
 ) -> None:
     monkeypatch.setattr(sharing, "MAX_CONNECTIONS", 1)
     port.holds = True
-    sent = asyncio.create_task(shared.call(encode("sent"), 0.3))
+    sent = asyncio.create_task(shared.call(encode("sent"), 2.0))
     await port.has(1)
     for task, was_sent in ((asyncio.create_task(shared.call(b"x", 0.05)), False), (sent, True)):
         with pytest.raises(PeerUnreachable, match="no answer in time") as late:
@@ -175,6 +175,7 @@ async def test_a_connection_that_breaks_leaves_a_doubt_and_is_made_again(
     assert isinstance(error, PeerUnreachable)
     assert error.sent
     port.holds = False
+    monkeypatch.setattr(outbound, "REQUEST_SECONDS", 60.0)
     assert await call(shared, "b") == ["B"]
 
 
