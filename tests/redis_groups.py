@@ -8,8 +8,8 @@ from pathlib import Path
 
 import redis
 
-from process.running import eventually
-from redis_server import RedisServer, free_port, is_free
+from process.running import eventually, reserved_port
+from redis_server import RedisServer, is_free
 
 SLOTS = 16_384
 BUS_PORT_OFFSET = 10_000
@@ -18,7 +18,7 @@ BUS_PORT_OFFSET = 10_000
 def free_cluster_port() -> int:
     """Return a port that is free together with that of the cluster bus above it."""
     while True:
-        port = free_port()
+        port = reserved_port()
         if port + BUS_PORT_OFFSET < 65_536 and is_free(port + BUS_PORT_OFFSET):
             return port
 
@@ -109,10 +109,10 @@ class Watched:
 
     def __init__(self, directory: Path) -> None:
         options = {"repl-diskless-sync-delay": "0"}
-        self.primary = RedisServer(directory / "primary", port=free_port(), options=options)
+        self.primary = RedisServer(directory / "primary", port=reserved_port(), options=options)
         options = {**options, "replicaof": f"127.0.0.1 {self.primary.port}"}
-        self.replica = RedisServer(directory / "replica", port=free_port(), options=options)
-        self.sentinel_port = free_port()
+        self.replica = RedisServer(directory / "replica", port=reserved_port(), options=options)
+        self.sentinel_port = reserved_port()
         self._configuration = directory / "sentinel" / "sentinel.conf"
         self.sentinel = RedisServer(
             directory / "sentinel", port=self.sentinel_port, arguments=self._arguments()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import json
 import os
 import queue
@@ -55,6 +56,7 @@ def eventually(
 # Below the range from which the kernel takes the ports of outgoing connections.
 BASE_PORTS = range(20_000, 32_000, 200)
 _ours: dict[int, socket.socket] = {}  # base ports, each with the name that keeps others off it
+_places = itertools.cycle(range(151, 200))  # above those of the nodes at a base port
 
 
 def free_base_port(nodes: int) -> int:
@@ -68,6 +70,15 @@ def free_base_port(nodes: int) -> int:
         if _is_ours(base_port) and all(is_free(port) for port in ports):
             return base_port
     raise AssertionError("no free ports")
+
+
+def reserved_port() -> int:
+    """Find a free port for a server that is no node.
+
+    No other process is given it, nor is it given again before many others were.
+    """
+    base_port = free_base_port(1)
+    return next(base_port + place for place in _places if is_free(base_port + place))
 
 
 def _is_ours(base_port: int) -> bool:

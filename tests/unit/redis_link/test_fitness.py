@@ -12,9 +12,10 @@ from distsync_node.errors import RedisUnavailable, StartupError
 from distsync_node.queues.store import QueueStore
 from distsync_node.queues.types import NewMessage
 from distsync_node.redis_link.topology import Timing
-from redis_server import RedisServer, free_port
+from process.running import reserved_port
+from redis_server import RedisServer
 
-QUICK = {"patience_s": 0.3, "timing": Timing(connect_s=1.0, stall_s=1.0)}
+QUICK = {"patience_s": 2.0, "timing": Timing(connect_s=1.0, stall_s=1.0)}
 
 
 async def refusal(url: str) -> str:
@@ -42,7 +43,7 @@ async def test_a_server_that_evicts(tmp_path: Path, policy: str) -> None:
 
 async def test_a_read_only_replica(tmp_path: Path) -> None:
     with (
-        RedisServer(tmp_path / "a", port=free_port()) as primary,
+        RedisServer(tmp_path / "a", port=reserved_port()) as primary,
         replica_of(primary, tmp_path / "b") as replica,
     ):
         assert "read-only replica" in await refusal(replica.url)
@@ -88,7 +89,7 @@ async def test_a_user_who_may_not_load_scripts(tmp_path: Path) -> None:
 
 
 async def test_cluster_of_a_server_that_is_none(tmp_path: Path) -> None:
-    with RedisServer(tmp_path, port=free_port()) as server:
+    with RedisServer(tmp_path, port=reserved_port()) as server:
         text = await refusal(f"redis+cluster://127.0.0.1:{server.port}")
     assert "not part of a cluster" in text
 

@@ -12,7 +12,8 @@ import pytest
 from distsync_node.errors import RedisUnavailable
 from distsync_node.queues.store import QueueStore
 from distsync_node.queues.types import NewMessage
-from redis_server import RedisServer, free_port
+from process.running import reserved_port
+from redis_server import RedisServer
 
 pytestmark = pytest.mark.skipif(
     shutil.which("openssl") is None, reason="openssl, which makes the certificates, is not here"
@@ -49,7 +50,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def url(certificates: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A server that wants a certificate of whoever comes, and its URL without any."""
-    port = free_port()
+    port = reserved_port()
     options = {
         "tls-port": str(port),
         "tls-cert-file": str(certificates / "redis.crt"),
@@ -89,7 +90,7 @@ async def test_who_the_server_is_may_be_left_open_where_that_is_wanted(
 
 async def refusal(url: str) -> str:
     """Why nothing is pushed. It is 503: a certificate may be mended, and the node goes on."""
-    store = await QueueStore.open(url, patience_s=0.3)
+    store = await QueueStore.open(url, patience_s=2.0)
     try:
         with pytest.raises(RedisUnavailable) as refused:
             await store.push("q", (NewMessage(body=b"1"),))
