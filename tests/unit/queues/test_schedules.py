@@ -293,7 +293,7 @@ async def test_any_number_of_queues_due_at_once_is_served_in_one_round(
 async def test_what_its_owner_has_not_served_for_seconds_is_served_by_any_node(
     stores: list[QueueStore], server: RedisServer
 ) -> None:
-    await make_many_due(server, stores[0], ["q"])
     began = asyncio.get_running_loop().time()
+    await make_many_due(server, stores[0], ["q"])
     await served_by_a_node(stores[0], lambda _queue: False, {"q"})
     assert asyncio.get_running_loop().time() - began > serving.LATE_MS / 1_000 - 0.1
