@@ -53,9 +53,9 @@ def test_every_module_of_the_cache_is_pure_but_those_that_are_its_shell() -> Non
     contracts.read(ROOT / ".importlinter")
     listed = contracts["importlinter:contract:pure-cores"]["source_modules"].split()
     package = "distsync_node.cache"
-    modules = {
-        f"{package}.{file.stem}" for file in (ROOT / "node/distsync_node/cache").glob("*.py")
-    }
+    files = ROOT / "node/distsync_node/cache"
+    parts = [*files.glob("*.py"), *(file.parent for file in files.glob("*/__init__.py"))]
+    modules = {f"{package}.{part.stem}" for part in parts}
     shell = {f"{package}.{name}" for name in ("__init__", *SHELL_OF_THE_CACHE)}
     assert {name for name in listed if name.startswith(f"{package}.")} == modules - shell
 

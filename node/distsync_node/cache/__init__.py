@@ -1,6 +1,6 @@
 """The coherent cache: MESI between nodes over Redis, linearizable per key. Theory of operation.
 
-**Who serializes.** The ring owner of a key is its home (`home.py`): a directory of who holds what,
+**Who serializes.** The ring owner of a key is its home (`home/`): a directory of who holds what,
 and one transaction a key at a time, the rest in a FIFO. A node's lines (`line.py`) change only by
 what the home grants, and by what it takes back; two nodes that hold S and both write are two
 transactions, one after the other. Broadcast snooping has no such order, hence the homes.
@@ -25,8 +25,8 @@ What must hold, and why it does:
    if that was a write, takes it as made. The home in turn serves an Ask once, and none that the
    holder has given up for a later one: so both mean the same grant, or the holder has nothing.
 
-2. **Every live copy is the home's committed version.** A write takes effect in `Home._commit`, and
-   then no other copy is left. Under local durability the owner alone is ahead, and its value is
+2. **Every live copy is the home's committed version.** A write takes effect in `Commits._commit`,
+   and then no other copy is left. Under local durability the owner alone is ahead, and its value is
    fetched before anybody else gets one. A fill that was overtaken by an invalidation is served to
    those who waited before the yield, for which it was current, and not installed.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NoReturn
 
-from distsync_node.cache.directory import Entry
+from distsync_node.cache.home.entry import Entry
 from distsync_node.cache.node import CacheNode
 from distsync_node.cache.tables import (
     COMMITTING,
@@ -65,7 +65,7 @@ def _check_lines(node: CacheNode) -> None:
 
 
 def _check_home(node: CacheNode) -> None:
-    home = node.home
+    home = node.home.directory
     for key, entry in home.entries.items():
         _check_entry(node, key, entry)
     if home.dirty_bytes != sum(one.record.size for one in home.entries.values() if one.dirty):
@@ -94,7 +94,7 @@ def _check_entry(node: CacheNode, key: str, entry: Entry) -> None:
     if entry.lost and (entry.dirty or entry.holders()):
         _fail(f"entry {key} is lost and held")
     for holder in entry.holders():
-        if holder not in node.home.leases.by_holder:
+        if holder not in node.home.directory.leases.by_holder:
             _fail(f"entry {key} is held by {holder} without a lease")
     if entry.txn is None and entry.queue:
         _fail(f"entry {key} has a queue and no transaction")

@@ -26,7 +26,7 @@ from distsync_node.cache.events import (
     Tick,
 )
 from distsync_node.cache.handover import Handover
-from distsync_node.cache.home import Home
+from distsync_node.cache.home.home import Home
 from distsync_node.cache.kept import KeptCopies
 from distsync_node.cache.line import Lines
 from distsync_node.cache.messages import (
@@ -60,7 +60,7 @@ class CacheNode:
         self.kept = KeptCopies()
         self.handover = Handover(self.context, self.kept)
         self.home = Home(self.context, self.kept, self.handover)
-        self.lines = Lines(self.context, self.kept, lambda: self.home.dirty_bytes)
+        self.lines = Lines(self.context, self.kept, lambda: self.home.directory.dirty_bytes)
 
     def hit(self, key: str, now_ms: int) -> Record | None:
         """Return what can be served at once: the clock is read for it, with no await between."""
@@ -72,11 +72,11 @@ class CacheNode:
         context = self.context
         context.now_ms = now_ms
         self.lines.expire_leases()
-        self.home.expire_leases()
+        self.home.endings.expire_leases()
         self._take(event)
         self._deliver_to_self()
         if self.handover.completes():
-            self.home.resume()
+            self.home.transactions.resume()
             self._deliver_to_self()
         if context.draining:
             self._drain()
@@ -99,17 +99,19 @@ class CacheNode:
     def is_at_work(self) -> bool:
         """Whether no call waits here for the ring: this home has taken over all its keys, and every
         process of the ring has a copy lease of it."""
-        return self.handover.is_complete and self.context.peers <= self.home.leases.by_holder.keys()
+        leases = self.home.directory.leases
+        return self.handover.is_complete and self.context.peers <= leases.by_holder.keys()
 
     @property
     def unwritten_bytes(self) -> int:
         """How much is here that Redis has not."""
-        return self.lines.dirty_bytes + self.home.dirty_bytes + self.kept.bytes
+        return self.lines.dirty_bytes + self.home.directory.dirty_bytes + self.kept.bytes
 
     def dirty_since_ms(self, now_ms: int) -> int:
         """Return since when there has been a value that Redis has not; now if there is none."""
-        entries = (one.dirty_since_ms for one in self.home.entries.values() if one.dirty)
-        return min(self.lines.dirty_since_ms(now_ms), min(entries, default=now_ms))
+        entries = self.home.directory.entries.values()
+        since_ms = min((one.dirty_since_ms for one in entries if one.dirty), default=now_ms)
+        return min(self.lines.dirty_since_ms(now_ms), since_ms)
 
     def next_tick_ms(self) -> int | None:
         """Return when `Tick` has something to do; it may turn out to be nothing."""
@@ -223,7 +225,7 @@ class CacheNode:
             if state.epoch == context.epoch and left_have_ended and not context.left_have_ended:
                 context.left_have_ended = True
                 self.handover.left_have_ended()
-                self.home.lapse_those_who_left()
+                self.home.endings.lapse_those_who_left()
             return
         was_in = context.me in context.peers
         consecutive = state.epoch == context.epoch + 1
@@ -232,11 +234,11 @@ class CacheNode:
         context.adopt(state)
         context.left_have_ended = left_have_ended
         continuous = consecutive and was_in and context.me in context.peers
-        lines_end_ms = self.home.leases.lines_end_ms
-        self.home.give_up_moved(continuous=continuous)
+        lines_end_ms = self.home.directory.leases.lines_end_ms
+        self.home.endings.give_up_moved(continuous=continuous)
         self.lines.adopt(continuous=continuous)
         self.handover.adopt(continuous=continuous, lines_end_ms=lines_end_ms)
-        self.home.go_on()
+        self.home.endings.go_on()
         for key, kept in list(self.kept.items()):
             if context.home_of(key) == context.me:
                 copy = kept.record.copy(context.now_ms)
@@ -249,7 +251,7 @@ class CacheNode:
             return
         context.lease_epoch, context.lease_ends_ms = event.epoch, event.ends_ms
         if context.holds_node_lease():
-            self.home.resume()
+            self.home.transactions.resume()
             self.lines.drive_parked()
 
     def _drain(self) -> None:
@@ -260,8 +262,8 @@ class CacheNode:
         self.lines.write_back_more()
         self.home.write_back_more()
         self._deliver_to_self()
-        if self.lines.is_clean and self.home.is_clean and not len(self.kept):
+        if self.lines.is_clean and self.home.directory.is_clean and not len(self.kept):
             context.retired = True
-            self.home.retire()
+            self.home.endings.retire()
             self.lines.retire()
             context.effects.append(Retired())

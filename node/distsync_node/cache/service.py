@@ -484,7 +484,7 @@ class CacheService:
             lines=lines,
             bytes=node.lines.lru.bytes,
             max_bytes=self._options.max_bytes,
-            dirty_bytes=node.lines.dirty_bytes + node.home.dirty_bytes,
+            dirty_bytes=node.lines.dirty_bytes + node.home.directory.dirty_bytes,
             kept_bytes=node.kept.bytes,
             hits=self.hits,
             misses={why.value: count for why, count in self._misses.items()},

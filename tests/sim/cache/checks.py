@@ -159,7 +159,7 @@ class CacheChecks:
     def _held(self, host: Host, key: str) -> Version:
         line = host.node.lines.lru.get(key)
         kept = host.node.kept.version(key) or ABSENT
-        entry = host.node.home.entries.get(key)
+        entry = host.node.home.directory.entries.get(key)
         held = [kept]
         if line is not None and line.record is not None:
             held.append(line.record.version)

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from distsync_node.cache import home as homes
 from distsync_node.cache import judging, node
 from distsync_node.cache.context import Context
 from distsync_node.cache.copy_leases import HeldLease
-from distsync_node.cache.directory import Entry
 from distsync_node.cache.events import Loaded, RedisFailed
 from distsync_node.cache.handover import Handover
-from distsync_node.cache.home import Home
+from distsync_node.cache.home import home, requests, transactions
+from distsync_node.cache.home.commits import Commits
+from distsync_node.cache.home.directory import Directory
+from distsync_node.cache.home.endings import Endings
+from distsync_node.cache.home.entry import Entry
+from distsync_node.cache.home.home import Home
+from distsync_node.cache.home.outgoing import Outgoing
+from distsync_node.cache.home.requests import Requests
+from distsync_node.cache.home.transactions import Transactions
 from distsync_node.cache.judging import Survivor
 from distsync_node.cache.kept import KeptCopies
 from distsync_node.cache.line import Lines
@@ -30,32 +36,39 @@ MUTANTS, mutant = catalogue()
 # --- Invalidation -----------------------------------------------------------------------------
 
 
+def _forget(self: Outgoing, entry: Entry, holder: Any) -> None:
+    entry.forget(holder)
+    lease = self._leases.by_holder.get(holder)
+    if lease is not None:
+        lease.keys.discard(entry.key)
+
+
 @mutant("a write does not wait until the others have given up their copies")
 def no_ack_awaited() -> None:
-    ask = Home._ask_to_yield
+    ask = Outgoing.ask_to_yield
 
-    def hurried(self: Home, entry: Entry, txn: Any, holders: set[Any]) -> None:
+    def hurried(self: Outgoing, entry: Entry, txn: Any, holders: set[Any]) -> None:
         ask(self, entry, txn, holders)
         if txn.kind is TxnKind.WRITE:
             for holder in list(holders):
-                self._forget(entry, holder)
+                _forget(self, entry, holder)
             txn.waiting = set()
-            self.timers.set(("txn", entry.key), self._now)
+            self._timers.set(("txn", entry.key), self._context.now_ms)
 
-    put(Home, "_ask_to_yield", hurried)
+    put(Outgoing, "ask_to_yield", hurried)
 
 
 @mutant("an invalidation goes to the owner only, not to the sharers")
 def sharers_not_invalidated() -> None:
-    ask = Home._write
+    ask = Transactions._write
 
-    def write(self: Home, entry: Entry, txn: Any) -> Any:
+    def write(self: Transactions, entry: Entry, txn: Any) -> Any:
         if txn.state is None or not txn.waiting:
             for sharer in [one for one in entry.sharers if one != txn.source]:
-                self._forget(entry, sharer)
+                self._directory.forget(entry, sharer)
         return ask(self, entry, txn)
 
-    put(Home, "_write", write)
+    put(Transactions, "_write", write)
 
 
 @mutant("a fill that an invalidation has overtaken is installed")
@@ -79,7 +92,8 @@ def read_during_commit() -> None:
     ask = Home.ask
 
     def hasty(self: Home, source: Any, message: Any) -> None:
-        entry, lease = self.entries.get(message.key), self.leases.find(source, message.lease)
+        entry = self.directory.entries.get(message.key)
+        lease = self.directory.leases.find(source, message.lease)
         pending = entry is not None and entry.txn is not None and entry.txn.version is not None
         if (
             pending
@@ -91,7 +105,7 @@ def read_during_commit() -> None:
             and not entry.grant_of(source)
         ):
             lease.answers[message.number] = None
-            self._grant(entry, self._txn_of(source, message), exclusive=False)
+            self.transactions._grant(entry, self._txn_of(source, message), exclusive=False)
         else:
             ask(self, source, message)
 
@@ -123,11 +137,11 @@ def late_grant_honoured() -> None:
 
 @mutant("an Ask that was given up takes the place of the one after it", "impatient")
 def given_up_ask_served() -> None:
-    def is_wanted(self: Home, _entry: Entry, txn: Any) -> bool:
-        lease = self.leases.find(txn.source, txn.lease)
+    def is_wanted(self: Transactions, _entry: Entry, txn: Any) -> bool:
+        lease = self._directory.leases.find(txn.source, txn.lease)
         return lease is not None and txn.number >= lease.floor
 
-    put(Home, "_is_wanted", is_wanted)
+    put(Transactions, "_is_wanted", is_wanted)
 
 
 @mutant("a node that gave up waiting for ownership keeps the copy it had", "impatient")
@@ -137,17 +151,17 @@ def given_up_upgrade_kept() -> None:
 
 @mutant("a copy that is reported beside the epoch takes the line from its owner", "local")
 def report_takes_line() -> None:
-    recovered = Home._recovered
+    recovered = Transactions._recovered
 
-    def greedy(self: Home, entry: Entry) -> Any:
+    def greedy(self: Transactions, entry: Entry) -> Any:
         offer = entry.offers.get(entry.owner) if entry.owner else None
         if entry.owner and offer is not None:
-            self._forget(entry, entry.owner)
+            self._directory.forget(entry, entry.owner)
             if offer.record.version > entry.record.version:
-                self._set(entry, offer.record, dirty=True, confirmed=False)
+                self._directory.set_record(entry, offer.record, dirty=True, confirmed=False)
         return recovered(self, entry)
 
-    put(Home, "_recovered", greedy)
+    put(Transactions, "_recovered", greedy)
 
 
 @mutant("an Ask that comes twice is served twice")
@@ -155,7 +169,7 @@ def asks_served_twice() -> None:
     ask = Home.ask
 
     def serve(self: Home, source: Any, message: Any) -> None:
-        lease = self.leases.find(source, message.lease)
+        lease = self.directory.leases.find(source, message.lease)
         if lease is not None:
             lease.floor = 0
             lease.answers.pop(message.number, None)
@@ -166,11 +180,14 @@ def asks_served_twice() -> None:
 
 @mutant("an owner whose write its home committed is not judged by the home any more", "mixed")
 def owner_unjudged() -> None:
-    def is_behind(self: Home, entry: Entry) -> bool:
-        return entry.owner is not None and self._mode(entry) is Durability.LOCAL
+    def is_behind(self: Transactions, entry: Entry) -> bool:
+        return entry.owner is not None and self._directory.mode(entry) is Durability.LOCAL
 
-    put(Home, "_is_behind", is_behind)
-    put(Home, "_owner_came_empty", lambda self, entry, txn: self._make_durable(entry, txn))
+    def owner_came_empty(self: Transactions, entry: Entry, txn: Any) -> Any:
+        return self._commits.make_durable(entry, txn)
+
+    put(Transactions, "_is_behind", is_behind)
+    put(Transactions, "_owner_came_empty", owner_came_empty)
 
 
 # --- Leases -----------------------------------------------------------------------------------
@@ -218,9 +235,10 @@ def old_request_makes_lease() -> None:
     renew = Home.renew
 
     def gullible(self: Home, source: Any, message: Any) -> None:
-        lease = self.leases.by_holder.get(source)
+        leases = self.directory.leases
+        lease = leases.by_holder.get(source)
         if not message.lease and lease is not None and message.number < lease.made_by:
-            self.leases.made_by[source] = 0
+            leases.made_by[source] = 0
         renew(self, source, message)
 
     put(Home, "renew", gullible)
@@ -228,20 +246,20 @@ def old_request_makes_lease() -> None:
 
 @mutant("a home goes on without a holder as soon as that is late")
 def holder_given_up_early() -> None:
-    send = Home._send_yields
+    send = Outgoing.send_yields
 
-    def impatient(self: Home, entry: Any, txn: Any) -> None:
+    def impatient(self: Outgoing, entry: Any, txn: Any) -> None:
         if txn.unsure:
             for holder in list(txn.waiting):
                 txn.waiting.discard(holder)
-                self._forget(entry, holder)
+                _forget(self, entry, holder)
             txn.unsure = False
-            self.timers.set(("txn", entry.key), self._now + 1)
+            self._timers.set(("txn", entry.key), self._context.now_ms + 1)
             return
         txn.unsure = True
         send(self, entry, txn)
 
-    put(Home, "_send_yields", impatient)
+    put(Outgoing, "send_yields", impatient)
 
 
 @mutant("the node lease is not looked at")
@@ -314,7 +332,7 @@ def survivors_not_judged() -> None:
         return Survivor(record=best if newer else None)
 
     put(judging, "choose_survivor", choose)
-    put(homes, "choose_survivor", choose)
+    put(requests, "choose_survivor", choose)
 
 
 @mutant("a lost line answers with the last value that Redis has", "deaths")
@@ -325,7 +343,7 @@ def lost_line_answers_old_value() -> None:
         survivor = choose(loaded, kept, reporters)
         return Survivor() if survivor.lost else survivor
 
-    put(homes, "choose_survivor", forgiving)
+    put(requests, "choose_survivor", forgiving)
 
 
 @mutant("what was deleted comes back from who kept it, once Redis has forgotten that", "forgetful")
@@ -335,18 +353,18 @@ def forgotten_deletion_undone() -> None:
     def gullible(loaded: Loaded, offers: Any, reporters: Any) -> Survivor:
         return choose(loaded, [offer._replace(unmarked=True) for offer in offers], reporters)
 
-    put(homes, "choose_survivor", gullible)
+    put(requests, "choose_survivor", gullible)
 
 
 @mutant("a value is shown to others before it is known to be in a second place")
 def unconfirmed_shown() -> None:
-    take = Home._set
+    take = Directory.set_record
 
-    def trusting(self: Home, entry: Any, record: Any, *, dirty: bool, confirmed: bool) -> None:
+    def trusting(self: Directory, entry: Any, record: Any, *, dirty: bool, confirmed: bool) -> None:
         take(self, entry, record, dirty=dirty, confirmed=True)
         entry.confirmed = True
 
-    put(Home, "_set", trusting)
+    put(Directory, "set_record", trusting)
     taken = Home._take_yielded
 
     def trusted(self: Home, entry: Any, txn: Any, source: Any, message: Any) -> None:
@@ -358,7 +376,8 @@ def unconfirmed_shown() -> None:
 
 @mutant("what has expired in Redis is served once more when its home reads it")
 def expired_value_loaded() -> None:
-    put(homes, "received", lambda copy, now_ms: received(copy, now_ms + 1))
+    for module in (home, requests, transactions):
+        put(module, "received", lambda copy, now_ms: received(copy, now_ms + 1))
 
 
 # --- Redis and marks --------------------------------------------------------------------------
@@ -434,29 +453,30 @@ def forgotten_key_written() -> None:
 
 @mutant("a home that was stopped goes on with a key that Redis has forgotten", "forgetful")
 def forgotten_key_taken_back() -> None:
-    read_again = Home._read_again
+    read_again = Requests._read_again
 
-    def eager(self: Home, entry: Entry, timer: str) -> int:
-        ends_ms, self._context.lease_ends_ms = self._context.lease_ends_ms, self._now + 1
+    def eager(self: Requests, entry: Entry, timer: str) -> int:
+        context = self._context
+        ends_ms, context.lease_ends_ms = context.lease_ends_ms, context.now_ms + 1
         try:
             return read_again(self, entry, timer)
         finally:
-            self._context.lease_ends_ms = ends_ms
+            context.lease_ends_ms = ends_ms
 
-    put(Home, "_read_again", eager)
-    put(Home, "_was_read_again", lambda _self, entry: setattr(entry, "forgotten", False))
+    put(Requests, "_read_again", eager)
+    put(Requests, "_was_read_again", lambda _self, entry: setattr(entry, "forgotten", False))
 
 
 @mutant("no mark is set before a line becomes dirty", "deaths")
 def no_mark() -> None:
     TXN[TxnState.LOADING].add(TxnState.MIRRORING)
-    put(Home, "_is_marked", lambda _self, _entry, _txn, _places: True)
+    put(Commits, "_is_marked", lambda _self, _entry, _txn, _places: True)
 
 
 @mutant("the mark stays when a dirty line gets another owner", "deaths")
 def mark_of_other_places() -> None:
     put(
-        Home,
+        Commits,
         "_is_marked",
         lambda _self, entry, txn, _places: (
             entry.mark is not None and (entry.dirty or entry.mark.version == txn.version)
@@ -466,14 +486,14 @@ def mark_of_other_places() -> None:
 
 @mutant("a write of the home itself is acknowledged before the successor has the copy")
 def ack_before_mirror() -> None:
-    send = Home._send_mirror
+    send = Outgoing.send_mirror
 
-    def hurried(self: Home, entry: Any, txn: Any) -> None:
+    def hurried(self: Outgoing, entry: Any, txn: Any) -> None:
         send(self, entry, txn)
         txn.mirror, txn.mirrored = None, True
-        self.timers.set(("txn", entry.key), self._now)
+        self._timers.set(("txn", entry.key), self._context.now_ms)
 
-    put(Home, "_send_mirror", hurried)
+    put(Outgoing, "send_mirror", hurried)
 
 
 @mutant("a Modified line is evicted without a write-back", "local")
@@ -520,7 +540,7 @@ def left_under_a_lease() -> None:
 @mutant("a node retires before Redis has everything")
 def retired_dirty() -> None:
     put(Lines, "is_clean", property(lambda _self: True))
-    put(Home, "is_clean", property(lambda _self: True))
+    put(Directory, "is_clean", property(lambda _self: True))
     put(KeptCopies, "__len__", lambda _self: 0)
 
 
@@ -529,7 +549,7 @@ def retired_dirty() -> None:
 
 @mutant("a home that gives up a write says that nothing was done, whatever it has sent to Redis")
 def given_up_for_sure() -> None:
-    put(Home, "_given_up", lambda _self, _txn: GivenUp())
+    put(Endings, "_given_up", lambda _self, _txn: GivenUp())
 
 
 @mutant("a write in doubt is made again without a look at what the next home has")

@@ -137,7 +137,7 @@ def test_a_request_for_a_lease_that_comes_again_does_not_end_the_lease_it_made()
     cluster.deliver(first)
     cluster.run()
     assert cluster.state("b", key) == "E"
-    assert cluster.nodes["a"].home.entries[key].owner == cluster.peer("b")
+    assert cluster.nodes["a"].home.directory.entries[key].owner == cluster.peer("b")
 
 
 @pytest.mark.parametrize("mode", [Durability.MIRRORED, Durability.LOCAL])
@@ -555,7 +555,7 @@ def test_a_home_that_has_skipped_an_epoch_waits_for_the_copy_leases_it_granted()
 def test_a_home_that_has_skipped_an_epoch_serves_at_once_if_nobody_holds_a_line_of_it() -> None:
     cluster = Cluster("abc")
     cluster.after(100)
-    assert len(cluster.nodes["a"].home.leases.by_holder) == 3
+    assert len(cluster.nodes["a"].home.directory.leases.by_holder) == 3
     cluster.change_ring("abc", tell="bc", run=False)
     cluster.change_ring("abc", tell="abc")
     assert cluster.nodes["a"].handover.is_complete

@@ -70,6 +70,6 @@ def test_what_a_home_holds_for_others_counts_as_well() -> None:
     assert 95_000 < full <= 100_000
     for number in range(100, 148):
         write("ac"[number % 2], number)
-        assert node.lines.lru.bytes + node.home.dirty_bytes + node.kept.bytes <= 100_000
-    assert node.home.dirty_bytes > 20_000
+        assert node.lines.lru.bytes + node.home.directory.dirty_bytes + node.kept.bytes <= 100_000
+    assert node.home.directory.dirty_bytes > 20_000
     assert node.lines.lru.bytes > 50_000

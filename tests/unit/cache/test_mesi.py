@@ -277,7 +277,7 @@ def test_lru_eviction_of_a_clean_line_is_silent_but_for_a_hint() -> None:
     for other in [f"key-{n}" for n in range(200) if f"key-{n}" != key][:8]:
         cluster.read("b", other)
     assert cluster.state("b", key) == "I"
-    assert key not in cluster.nodes["a"].home.entries, "the home need not remember it"
+    assert key not in cluster.nodes["a"].home.directory.entries, "the home need not remember it"
 
 
 @pytest.mark.parametrize("mode", MODES)

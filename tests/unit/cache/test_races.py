@@ -433,7 +433,7 @@ def test_dirty_bytes_at_the_limit_push_back_without_deadlock() -> None:
         assert isinstance(outcome, Written)
         node = cluster.nodes["b"]
         assert node.lines.dirty_bytes <= 6_500
-        assert node.home.dirty_bytes <= 6_500
+        assert node.home.directory.dirty_bytes <= 6_500
 
 
 def test_a_home_pushes_back_at_its_own_limit_while_its_writers_are_within_theirs() -> None:
@@ -451,17 +451,17 @@ def test_a_home_pushes_back_at_its_own_limit_while_its_writers_are_within_theirs
         cluster.run()
         told.append(cluster.answer(writer, op))
         assert cluster.nodes[writer].lines.dirty_bytes < limit - 1_000
-        assert cluster.nodes["a"].home.dirty_bytes <= limit
+        assert cluster.nodes["a"].home.directory.dirty_bytes <= limit
     assert isinstance(told[0], Written)
     assert told[-1] == Refused(Code.LIMIT)
-    assert cluster.nodes["a"].home.dirty_bytes > limit - 1_000
+    assert cluster.nodes["a"].home.directory.dirty_bytes > limit - 1_000
     cluster.hold_redis = lambda effect: False
     cluster.run()
     cluster.after(200)
     for number, key in enumerate(keys):
         cluster.write("bc"[number % 2], key, "y" * 100)
         cluster.after(200)
-        assert cluster.nodes["a"].home.dirty_bytes <= limit
+        assert cluster.nodes["a"].home.directory.dirty_bytes <= limit
 
 
 def test_a_reader_that_gives_up_leaves_the_others_waiting() -> None:

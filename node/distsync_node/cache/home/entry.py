@@ -1,14 +1,27 @@
-"""What a home knows of its keys: entries, the transactions on them, and who holds what."""
+"""What a home knows of one key: its entry, and the transactions on it.
+
+It guarantees that a transaction goes only from state to state as the table of its kind allows
+(`tables.py`).
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import Enum, auto
 
 from distsync_node.cache.events import Mark
 from distsync_node.cache.judging import Offer
 from distsync_node.cache.messages import Committed
 from distsync_node.cache.tables import TxnKind, TxnState, check_step
 from distsync_node.cache.types import ABSENT, NOTHING, Change, Copy, PeerId, Record, Version
+
+
+class Step(Enum):
+    """What a step of a transaction came to."""
+
+    WAIT = auto()
+    AGAIN = auto()
+    DONE = auto()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -42,6 +55,11 @@ class Txn:
         if state is not self.state:
             check_step(self.kind, self.state, state)
             self.state = state
+
+    def lose_mirror(self) -> None:
+        """The successor does not answer: Redis takes its place for this write."""
+        self.mirror = None
+        self.without_mirror = self.unsure = True
 
 
 @dataclass(slots=True, kw_only=True)
