@@ -1,7 +1,7 @@
 """The coherent cache: MESI between nodes over Redis, linearizable per key. Theory of operation.
 
 **Who serializes.** The ring owner of a key is its home (`home/`): a directory of who holds what,
-and one transaction a key at a time, the rest in a FIFO. A node's lines (`line.py`) change only by
+and one transaction a key at a time, the rest in a FIFO. A node's lines (`lines/`) change only by
 what the home grants, and by what it takes back; two nodes that hold S and both write are two
 transactions, one after the other. Broadcast snooping has no such order, hence the homes.
 

@@ -30,7 +30,7 @@ def _fail(what: str) -> NoReturn:
 
 
 def _check_lines(node: CacheNode) -> None:
-    lines = node.lines
+    lines = node.lines.held
     dirty = 0
     for key, line in lines.lru.items():
         if line.key != key:

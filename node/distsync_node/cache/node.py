@@ -28,7 +28,7 @@ from distsync_node.cache.events import (
 from distsync_node.cache.handover import Handover
 from distsync_node.cache.home.home import Home
 from distsync_node.cache.kept import KeptCopies
-from distsync_node.cache.line import Lines
+from distsync_node.cache.lines.lines import Lines
 from distsync_node.cache.messages import (
     Ask,
     Cleaned,
@@ -65,13 +65,13 @@ class CacheNode:
     def hit(self, key: str, now_ms: int) -> Record | None:
         """Return what can be served at once: the clock is read for it, with no await between."""
         self.context.now_ms = now_ms
-        return self.lines.hit(key)
+        return self.lines.held.hit(key)
 
     def step(self, event: Event, now_ms: int) -> list[Effect]:
         """Take one event."""
         context = self.context
         context.now_ms = now_ms
-        self.lines.expire_leases()
+        self.lines.leases.expire()
         self.home.endings.expire_leases()
         self._take(event)
         self._deliver_to_self()
@@ -81,7 +81,7 @@ class CacheNode:
         if context.draining:
             self._drain()
             self._deliver_to_self()
-        if self.lines.make_room():
+        if self.lines.write_backs.make_room():
             self._deliver_to_self()
         effects, context.effects = context.effects, []
         return effects
@@ -105,13 +105,13 @@ class CacheNode:
     @property
     def unwritten_bytes(self) -> int:
         """How much is here that Redis has not."""
-        return self.lines.dirty_bytes + self.home.directory.dirty_bytes + self.kept.bytes
+        return self.lines.held.dirty_bytes + self.home.directory.dirty_bytes + self.kept.bytes
 
     def dirty_since_ms(self, now_ms: int) -> int:
         """Return since when there has been a value that Redis has not; now if there is none."""
         entries = self.home.directory.entries.values()
         since_ms = min((one.dirty_since_ms for one in entries if one.dirty), default=now_ms)
-        return min(self.lines.dirty_since_ms(now_ms), since_ms)
+        return min(self.lines.held.dirty_since_ms(now_ms), since_ms)
 
     def next_tick_ms(self) -> int | None:
         """Return when `Tick` has something to do; it may turn out to be nothing."""
@@ -181,7 +181,7 @@ class CacheNode:
         """Whether they belong together: in the ring, or by a write that was under way."""
         if self.context.retired:
             return isinstance(message, Ask) and source in self.context.peers
-        left = isinstance(message, Reply) and source in self.lines.left
+        left = isinstance(message, Reply) and source in self.lines.held.left
         return left or source in self.context.peers
 
     def _handle(self, source: PeerId, message: Message) -> None:
@@ -204,9 +204,9 @@ class CacheNode:
             case Snoop() | Invalidate():
                 lines.yield_line(source, message)
             case Cleaned():
-                lines.cleaned(message)
+                lines.yields.cleaned(message)
             case Mirror():
-                lines.mirror(source, message)
+                lines.yields.mirror(source, message)
             case Report():
                 self.handover.report(source, message)
                 unmarked = frozenset(message.unmarked)
@@ -259,7 +259,7 @@ class CacheNode:
         context = self.context
         if context.retired:
             return
-        self.lines.write_back_more()
+        self.lines.write_backs.evict_more()
         self.home.write_back_more()
         self._deliver_to_self()
         if self.lines.is_clean and self.home.directory.is_clean and not len(self.kept):

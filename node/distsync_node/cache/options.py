@@ -52,3 +52,9 @@ class CacheOptions:
     def remaining_at_holder_ms(self, remaining_ms: int) -> int:
         """Return how long a copy with so long to live may be served, from asking for it."""
         return remaining_ms - remaining_ms // 50 - self.drift_ms
+
+    def serve_until_ms(self, sent_ms: int, remaining_ms: int) -> int:
+        """Return until when a copy may be served that was asked for then; 0 = it never expires."""
+        if not remaining_ms:
+            return 0
+        return max(1, sent_ms + self.remaining_at_holder_ms(remaining_ms))

@@ -45,7 +45,7 @@ from distsync_node.cache.events import (
     RingAdopted,
     Tick,
 )
-from distsync_node.cache.line import Line
+from distsync_node.cache.lines.line import Line
 from distsync_node.cache.links import PeerLink
 from distsync_node.cache.memory import MainMemory
 from distsync_node.cache.messages import Ask, Invalidate
@@ -351,7 +351,7 @@ class CacheService:
 
     def count_miss(self, key: str) -> None:
         """Count a read that needs a line which is not here, by the reason. Raises as `node`."""
-        self._misses[self.node.lines.miss(key)] += 1
+        self._misses[self.node.lines.held.miss(key)] += 1
 
     async def write(self, key: str, change: Change, timeout_ms: int) -> Written | Refused:
         """Write or delete a key. Raises as `read`."""
@@ -432,7 +432,7 @@ class CacheService:
 
     def state(self, key: str) -> str:
         """Return the state of the line here: M, E, S or I."""
-        line = None if self._node is None else self._node.lines.lru.get(key)
+        line = None if self._node is None else self._node.lines.held.lru.get(key)
         return "I" if line is None else state_of(line)
 
     def home_url(self, key: str) -> str | None:
@@ -451,13 +451,13 @@ class CacheService:
     def lines(self, after: str, limit: int) -> tuple[list[LineView], str | None]:
         """Return the lines of keys behind `after`, in their order, and `after` of the next page."""
         node, now_ms = self.node, boottime_ms()
-        held = (key for key, line in node.lines.lru.items() if line.record is not None)
+        held = (key for key, line in node.lines.held.lru.items() if line.record is not None)
         keys = heapq.nsmallest(limit + 1, (key for key in held if key > after))
         views = [self._view(node, key, now_ms) for key in keys[:limit]]
         return views, keys[limit - 1] if len(keys) > limit else None
 
     def _view(self, node: CacheNode, key: str, now_ms: int) -> LineView:
-        line = node.lines.lru.get(key)
+        line = node.lines.held.lru.get(key)
         if line is None or line.record is None:
             raise KeyError(key)
         ends_ms = line.record.expires_ms
@@ -475,23 +475,23 @@ class CacheService:
         """Return what is here now, and what was done so far. Raises as `node`."""
         node = self.node
         lines = {"M": 0, "E": 0, "S": 0}
-        for _key, line in node.lines.lru.items():  # noqa: PERF102 - it is no dict
+        for _key, line in node.lines.held.lru.items():  # noqa: PERF102 - it is no dict
             state = state_of(line)
             if state in lines:
                 lines[state] += 1
         now_ms = boottime_ms()
         return CacheStats(
             lines=lines,
-            bytes=node.lines.lru.bytes,
+            bytes=node.lines.held.lru.bytes,
             max_bytes=self._options.max_bytes,
-            dirty_bytes=node.lines.dirty_bytes + node.home.directory.dirty_bytes,
+            dirty_bytes=node.lines.held.dirty_bytes + node.home.directory.dirty_bytes,
             kept_bytes=node.kept.bytes,
             hits=self.hits,
             misses={why.value: count for why, count in self._misses.items()},
-            snoops=node.lines.snoops,
-            invalidations=node.lines.invalidations,
+            snoops=node.lines.held.snoops,
+            invalidations=node.lines.held.invalidations,
             write_backs=0 if self._memory is None else self._memory.stored,
-            evictions=node.lines.evictions,
+            evictions=node.lines.held.evictions,
             dropped=self._dropped,
             oldest_dirty_ms=now_ms - node.dirty_since_ms(now_ms),
             durability=self._options.durability.value,

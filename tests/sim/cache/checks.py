@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from distsync_node.cache.events import ClientRead, ClientWrite, Event, PeerMessage
 from distsync_node.cache.invariants import check_node
-from distsync_node.cache.line import Line
+from distsync_node.cache.lines.line import Line
 from distsync_node.cache.tables import OWNED, READABLE
 from distsync_node.cache.types import (
     ABSENT,
@@ -68,13 +68,13 @@ class CacheChecks:
 
     def _live(self, host: Host, key: str) -> Line | None:
         """Return the line that the host could serve now."""
-        line = host.node.lines.lru.get(key)
+        line = host.node.lines.held.lru.get(key)
         if line is None or line.state not in READABLE or line.home is None:
             return None
         if not host.alive or host.closed:
             return None
         now_ms, context = host.now_ms, host.node.context
-        lease = host.node.lines.leases.get(line.home)
+        lease = host.node.lines.held.leases.get(line.home)
         if (
             context.retired
             or context.lease_epoch != context.epoch
@@ -157,7 +157,7 @@ class CacheChecks:
         return host.alive and self._held(host, key) >= version
 
     def _held(self, host: Host, key: str) -> Version:
-        line = host.node.lines.lru.get(key)
+        line = host.node.lines.held.lru.get(key)
         kept = host.node.kept.version(key) or ABSENT
         entry = host.node.home.directory.entries.get(key)
         held = [kept]

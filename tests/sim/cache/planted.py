@@ -20,7 +20,13 @@ from distsync_node.cache.home.requests import Requests
 from distsync_node.cache.home.transactions import Transactions
 from distsync_node.cache.judging import Survivor
 from distsync_node.cache.kept import KeptCopies
-from distsync_node.cache.line import Lines
+from distsync_node.cache.lines.held import HeldLines
+from distsync_node.cache.lines.leases import Leases
+from distsync_node.cache.lines.lines import Lines
+from distsync_node.cache.lines.replies import Replies
+from distsync_node.cache.lines.write_backs import WriteBacks
+from distsync_node.cache.lines.writes import Writes
+from distsync_node.cache.lines.yields import Yields
 from distsync_node.cache.messages import AskRead, GivenUp, Granted, RingNews, RingWanted
 from distsync_node.cache.node import CacheNode
 from distsync_node.cache.tables import COMMITTING, LINE, TXN, Input, LineState, TxnKind, TxnState
@@ -79,12 +85,12 @@ def fill_installed_after_invalidate() -> None:
 
 @mutant("a snoop or an invalidation that overtakes the commit is answered and forgotten")
 def overtaking_ignored() -> None:
-    overtaken = Lines._overtaken
+    overtaken = Yields._overtaken
 
-    def forgetful(self: Lines, one: Any, ask: Any, message: Any) -> Any:
+    def forgetful(self: Yields, one: Any, ask: Any, message: Any) -> Any:
         return None if one.state in COMMITTING else overtaken(self, one, ask, message)
 
-    put(Lines, "_overtaken", forgetful)
+    put(Yields, "_overtaken", forgetful)
 
 
 @mutant("a read is served while a write of the line is pending at its home")
@@ -114,25 +120,25 @@ def read_during_commit() -> None:
 
 @mutant("a grant is honoured although nobody waits for it any more")
 def late_grant_honoured() -> None:
-    reply = Lines.reply
+    reply = Replies.reply
 
-    def gullible(self: Lines, source: Any, message: Any) -> None:
-        known = self.lru.get(message.key)
-        granted = message.result
+    def gullible(self: Replies, source: Any, message: Any) -> Any:
+        held, granted = self._held, message.result
+        known = held.lru.get(message.key)
         if (
-            message.number not in self._asks
+            message.number not in self._asks._keys
             and isinstance(granted, Granted)
             and (known is None or (known.record is None and known.ask is None))
-            and self._has_lease(source)
+            and held.has_lease(source)
         ):
-            fresh = self._line(message.key)
+            fresh = held.line(message.key)
             fresh.state = LineState.EXCLUSIVE if granted.exclusive else LineState.SHARED
-            fresh.record = received(granted.copy, self._now)
+            fresh.record = received(granted.copy, self._context.now_ms)
             fresh.grant = message.number
-            self.lru.resize(message.key, fresh.size)
-        reply(self, source, message)
+            held.lru.resize(message.key, fresh.size)
+        return reply(self, source, message)
 
-    put(Lines, "reply", gullible)
+    put(Replies, "reply", gullible)
 
 
 @mutant("an Ask that was given up takes the place of the one after it", "impatient")
@@ -195,11 +201,11 @@ def owner_unjudged() -> None:
 
 @mutant("a copy is served without a look at the copy lease")
 def copy_lease_unchecked() -> None:
-    def is_live(self: Lines, one: Any) -> bool:
+    def is_live(self: HeldLines, one: Any) -> bool:
         return one.home is not None and self._context.holds_node_lease()
 
-    put(Lines, "_is_live", is_live)
-    put(Lines, "expire_leases", lambda _self: None)
+    put(HeldLines, "is_live", is_live)
+    put(Leases, "expire", lambda _self: None)
 
 
 @mutant("a copy lease that has lapsed is revived by a late answer")
@@ -214,15 +220,15 @@ def lease_counted_from_answer() -> None:
         "begin",
         lambda self, number, _sent_ms, lease_ms, now_ms: _begin(self, number, lease_ms, now_ms),
     )
-    renewed = Lines.renewed
+    renewed = Leases.renewed
 
-    def late(self: Lines, source: Any, message: Any) -> None:
-        lease = self.leases.get(source)
+    def late(self: Leases, source: Any, message: Any) -> bool:
+        lease = self._held.leases.get(source)
         if lease is not None and message.number == lease.renewal:
-            lease.renewal_sent_ms = self._now
-        renewed(self, source, message)
+            lease.renewal_sent_ms = self._context.now_ms
+        return renewed(self, source, message)
 
-    put(Lines, "renewed", late)
+    put(Leases, "renewed", late)
 
 
 def _begin(self: HeldLease, number: int, lease_ms: int, now_ms: int) -> bool:
@@ -308,14 +314,14 @@ def old_epoch_taken() -> None:
 
 @mutant("lines are kept when their home moves")
 def moved_lines_kept() -> None:
-    drop = Lines._drop
+    drop = Leases._drop
 
-    def careless(self: Lines, one: Any, *, keep_local: bool) -> None:
+    def careless(self: Leases, one: Any, *, keep_local: bool) -> None:
         if one.ask is None and one.state in {LineState.SHARED, LineState.EXCLUSIVE}:
             return
         drop(self, one, keep_local=keep_local)
 
-    put(Lines, "_drop", careless)
+    put(Leases, "_drop", careless)
 
 
 @mutant("what was kept is not reported to the new home", "single")
@@ -498,12 +504,12 @@ def ack_before_mirror() -> None:
 
 @mutant("a Modified line is evicted without a write-back", "local")
 def evicted_without_write_back() -> None:
-    def drop(self: Lines, one: Any, *, stays: bool) -> None:
+    def drop(self: WriteBacks, one: Any, *, stays: bool) -> None:
         if not stays:
-            self._become(one, Input.DROP, None)
-            self._settle(one)
+            self._held.become(one, Input.DROP, None)
+            self._held.settle(one)
 
-    put(Lines, "_write_back", drop)
+    put(WriteBacks, "begin", drop)
 
 
 @mutant("what was written during a write-back counts as written back", "local")
@@ -514,7 +520,7 @@ def written_since_counts_as_clean() -> None:
 
 @mutant("an invalidated owner keeps nothing until Redis has its value (local durability)", "local")
 def yielded_value_not_kept() -> None:
-    put(Lines, "_keep", lambda _self, _line: None)
+    put(HeldLines, "keep", lambda _self, _line: None)
 
 
 def _leave_at_once(self: Host) -> None:
@@ -554,35 +560,35 @@ def given_up_for_sure() -> None:
 
 @mutant("a write in doubt is made again without a look at what the next home has")
 def doubt_made_again() -> None:
-    given_up = Lines._given_up
+    given_up = Writes.given_up
 
-    def hurried(self: Lines, line: Any, ask: Any, version: Any) -> None:
+    def hurried(self: Writes, line: Any, ask: Any, version: Any) -> None:
         given_up(self, line, ask, ABSENT)
 
-    put(Lines, "_given_up", hurried)
+    put(Writes, "given_up", hurried)
 
 
 @mutant("a write in doubt is taken for made if the next home has something older")
 def doubt_taken_for_made() -> None:
-    def judge(self: Lines, line: Any, version: Any) -> None:
+    def judge(self: Writes, line: Any, version: Any) -> None:
         doubt = line.doubt
         if doubt is None:
             return
         if version < doubt.version:
-            self._end_doubt(line, Written(doubt.version))
+            self.answer(line, Written(doubt.version))
         else:
             self._write_again(line, doubt)
 
-    put(Lines, "_judge_doubt", judge)
+    put(Writes, "judge_doubt", judge)
 
 
 @mutant("a commit that the home of before tells is installed")
 def old_commit_installed() -> None:
-    drop = Lines._drop
+    drop = Leases._drop
 
-    def keep(self: Lines, line: Any, *, keep_local: bool) -> None:
+    def keep(self: Leases, line: Any, *, keep_local: bool) -> None:
         drop(self, line, keep_local=keep_local)
         if line.ask is not None:
             line.ask.moved = False
 
-    put(Lines, "_drop", keep)
+    put(Leases, "_drop", keep)

@@ -134,7 +134,7 @@ class World:
 
     def lost_with(self, host: Host) -> None:
         """A node is about to be lost, or to be unable to say what it loses."""
-        for key, line in host.node.lines.lru.items():
+        for key, line in host.node.lines.held.lru.items():
             if line.state in DIRTY and line.is_own:
                 self.lost(key)
         for key, kept in host.node.kept.items():

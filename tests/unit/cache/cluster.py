@@ -337,7 +337,7 @@ class Cluster:
 
     def state(self, name: str, key: str) -> str:
         """Return the state of a line: M, E, S, I or a transient one."""
-        line = self.nodes[name].lines.lru.get(key)
+        line = self.nodes[name].lines.held.lru.get(key)
         return (LineState.INVALID if line is None else line.state).value
 
     def states(self, key: str) -> str:

@@ -13,8 +13,8 @@ MODES = list(Durability)
 
 def counts(cluster: Cluster, name: str) -> tuple[int, int]:
     """The snoops and the invalidations of a node."""
-    lines = cluster.nodes[name].lines
-    return lines.snoops, lines.invalidations
+    held = cluster.nodes[name].lines.held
+    return held.snoops, held.invalidations
 
 
 @pytest.mark.parametrize("home", ["a", "b", "c"])

@@ -106,19 +106,19 @@ def test_a_lapsed_lease_is_not_revived_by_a_late_answer() -> None:
     cluster.after(cluster.options.copy_lease_ms)
     cluster.deliver(late[-1])
     assert cluster.state("b", key) == "I"
-    assert not cluster.nodes["b"].lines.leases[cluster.peer("a")].number
+    assert not cluster.nodes["b"].lines.held.leases[cluster.peer("a")].number
 
 
 def test_a_new_lease_has_a_new_number_and_starts_empty() -> None:
     cluster = Cluster("abc")
     key = cluster.key_at("a")
     cluster.read("b", key)
-    before = cluster.nodes["b"].lines.leases[cluster.peer("a")].number
+    before = cluster.nodes["b"].lines.held.leases[cluster.peer("a")].number
     cluster.cut("a", "b")
     cluster.after(3_000)
     cluster.mend()
     cluster.after(300)
-    lease = cluster.nodes["b"].lines.leases[cluster.peer("a")]
+    lease = cluster.nodes["b"].lines.held.leases[cluster.peer("a")]
     assert lease.number > before
     assert lease.is_valid(cluster.now_ms)
     assert cluster.state("b", key) == "I"

@@ -49,7 +49,7 @@ def test_memory_stays_within_max_bytes_and_a_quarter(size: int) -> None:
         taken = tracemalloc.get_traced_memory()[0] - before
     finally:
         tracemalloc.stop()
-    assert len(node.lines.lru) > 40
+    assert len(node.lines.held.lru) > 40
     assert taken <= MAX_BYTES * 5 // 4
     assert taken >= MAX_BYTES // 2, "and it is made use of"
 
@@ -63,13 +63,14 @@ def test_what_a_home_holds_for_others_counts_as_well() -> None:
         assert isinstance(cluster.answer(name, op), Written)
 
     node = cluster.nodes["b"]
+    lines, home = node.lines.held.lru, node.home.directory
     for number in range(60):
         write("b", number)
         cluster.after(1_200)  # it is written back
-    full = node.lines.lru.bytes
+    full = lines.bytes
     assert 95_000 < full <= 100_000
     for number in range(100, 148):
         write("ac"[number % 2], number)
-        assert node.lines.lru.bytes + node.home.directory.dirty_bytes + node.kept.bytes <= 100_000
-    assert node.home.directory.dirty_bytes > 20_000
-    assert node.lines.lru.bytes > 50_000
+        assert lines.bytes + home.dirty_bytes + node.kept.bytes <= 100_000
+    assert home.dirty_bytes > 20_000
+    assert lines.bytes > 50_000

@@ -254,7 +254,7 @@ def test_an_owner_that_dies_when_its_line_was_idle_loses_nothing_under_local_dur
 @pytest.mark.parametrize("way", ["hit", "read"])
 def test_what_was_read_last_goes_last(way: str) -> None:
     cluster = Cluster("abc", max_bytes=6_000)
-    lines = cluster.nodes["b"].lines
+    lines = cluster.nodes["b"].lines.held
     keys = [f"key-{number}" for number in range(10, 99)]
     here: list[str] = []
     while not here or lines.lru.bytes * (len(here) + 1) <= lines.lru.max_bytes * len(here):

@@ -76,7 +76,7 @@ def test_a_miss_says_why(what: Callable[[Cluster, str], None], reason: Miss) -> 
     what(cluster, key)
     node = cluster.nodes["b"]
     assert node.hit(key, cluster.now_ms) is None
-    assert node.lines.miss(key) is reason
+    assert node.lines.held.miss(key) is reason
 
 
 def test_the_reason_counts_once_and_is_remembered_for_so_many_lines() -> None:

@@ -376,7 +376,7 @@ def test_a_node_retires_when_what_was_in_doubt_is_known() -> None:
     op = committed_and_not_told(cluster, key)
     cluster.change_ring("abcd", run=False)
     for _ in range(100):
-        if cluster.nodes["b"].lines.lru.get(key).doubt is not None:  # type: ignore[union-attr]
+        if cluster.nodes["b"].lines.held.lru.get(key).doubt is not None:  # type: ignore[union-attr]
             break
         cluster._deliver_one()
     cluster.cut("b", "d")

@@ -378,7 +378,7 @@ def test_an_eviction_racing_a_snoop_loses_nothing(mode: Durability) -> None:
     for number in range(4):
         cluster.call_read("b", f"other-{number}")
     cluster.holds.clear()
-    cluster.nodes["b"].lines.write_back_more()
+    cluster.nodes["b"].lines.write_backs.evict_more()
     cluster.hold(Ask, source="b")
     cluster.step("b", PeerMessage(cluster.peer("c"), cluster.ring.epoch, Yielded(0, 0, "", ABSENT)))
     assert cluster.state("b", key) == "writing-back"
@@ -396,7 +396,7 @@ def test_a_local_write_during_its_own_write_back_stays() -> None:
     key = cluster.key_at("a")
     cluster.write("b", key, "first")
     cluster.hold_redis = lambda effect: True
-    cluster.nodes["b"].lines.write_back_more()
+    cluster.nodes["b"].lines.write_backs.evict_more()
     cluster.after(20)
     assert cluster.state("b", key) == "writing-back"
     cluster.write("b", key, "second")
@@ -432,7 +432,7 @@ def test_dirty_bytes_at_the_limit_push_back_without_deadlock() -> None:
             cluster.after(20)
         assert isinstance(outcome, Written)
         node = cluster.nodes["b"]
-        assert node.lines.dirty_bytes <= 6_500
+        assert node.lines.held.dirty_bytes <= 6_500
         assert node.home.directory.dirty_bytes <= 6_500
 
 
@@ -450,7 +450,7 @@ def test_a_home_pushes_back_at_its_own_limit_while_its_writers_are_within_theirs
         op = cluster.call_write(writer, key, "x" * 100)
         cluster.run()
         told.append(cluster.answer(writer, op))
-        assert cluster.nodes[writer].lines.dirty_bytes < limit - 1_000
+        assert cluster.nodes[writer].lines.held.dirty_bytes < limit - 1_000
         assert cluster.nodes["a"].home.directory.dirty_bytes <= limit
     assert isinstance(told[0], Written)
     assert told[-1] == Refused(Code.LIMIT)
