@@ -13,6 +13,7 @@ from pathlib import Path
 
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from distsync_node.errors import DiskFull, StorageFailed
 from distsync_node.raft.types import Entry, HardState, LogIndex, Persist, Snapshot
@@ -107,18 +108,18 @@ def effects(draw: st.DrawFn, model: Model, seq: int) -> Persist:
         at = next(e for e in model.entries if e.index == index)
         keep_from = LogIndex(draw(st.integers(max(0, index - 5), index + 1)))
         data = draw(st.binary(max_size=20)) * draw(st.integers(0, 100))
-        return replace(effect, snapshot=snapshot(index, at.term, data), keep_from=keep_from)
+        return structs.replace(effect, snapshot=snapshot(index, at.term, data), keep_from=keep_from)
     if kind == "install":
         index = draw(st.integers(floor + 1, model.last_index + 5))
         old = next((e.term for e in model.entries if e.index == index), None)
         at_term = term if old is None or old != term else term + 1
         if at_term != term:
-            effect = replace(effect, hard_state=hard_state(at_term))
+            effect = structs.replace(effect, hard_state=hard_state(at_term))
         new = snapshot(index, at_term, b"installed")
         keep_from = LogIndex(index + 1)
-        effect = replace(effect, snapshot=new, keep_from=keep_from, discard_log=True)
+        effect = structs.replace(effect, snapshot=new, keep_from=keep_from, discard_log=True)
         if draw(st.booleans()):
-            effect = replace(effect, entries=(entry(index + 1, at_term),))
+            effect = structs.replace(effect, entries=(entry(index + 1, at_term),))
         return effect
     if kind in ("append", "install"):
         first = draw(st.integers(max(floor + 1, model.last_index - 3), model.last_index + 1))
@@ -127,7 +128,7 @@ def effects(draw: st.DrawFn, model: Model, seq: int) -> Persist:
         payload = (fill * size)[:size]
         count = draw(st.integers(1, 4))
         new_entries = tuple(entry(first + step, term, payload) for step in range(count))
-        effect = replace(effect, entries=new_entries)
+        effect = structs.replace(effect, entries=new_entries)
     return effect
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace as replaced
 from typing import Any
 
 import msgspec
@@ -28,7 +27,7 @@ def ack_before_fsync() -> None:
         if self.disk.staged:
             persist = self.disk.flush(HardState(self.term, self.vote, self.commit_index))
             self.effects.extend(persist.then)
-            self.effects.append(replaced(persist, then=()))
+            self.effects.append(msgspec.structs.replace(persist, then=()))
 
     put(RaftState, "flush", flush)
 
@@ -36,7 +35,11 @@ def ack_before_fsync() -> None:
 @mutant("term and vote are not written", "disk")
 def vote_not_kept() -> None:
     flush = DiskQueue.flush
-    put(DiskQueue, "flush", lambda self, hard: replaced(flush(self, hard), hard_state=None))
+    put(
+        DiskQueue,
+        "flush",
+        lambda self, hard: msgspec.structs.replace(flush(self, hard), hard_state=None),
+    )
 
 
 @mutant("the leader counts entries that its own disk does not have yet", "disk")
@@ -218,7 +221,7 @@ def unlisted_bootstrap_taken() -> None:
     def _bootstrap(self: Replica, event: Any) -> None:
         if not any(member.id == self.member_id for member in event.members):
             own = msgspec.structs.replace(event.members[0], id=self.member_id)
-            event = replaced(event, members=(own, *event.members[1:]))
+            event = msgspec.structs.replace(event, members=(own, *event.members[1:]))
         bootstrap(self, event)
 
     put(Replica, "_bootstrap", _bootstrap)

@@ -241,8 +241,7 @@ RaftMessage: TypeAlias = (
 # --- Events in ------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Receive:
+class Receive(msgspec.Struct, frozen=True, kw_only=True):
     """A message from a member arrived (its cluster id and addressee were checked already)."""
 
     now_ms: int
@@ -250,15 +249,13 @@ class Receive:
     message: RaftMessage
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tick:
+class Tick(msgspec.Struct, frozen=True, kw_only=True):
     """Time has passed; send one when `next_deadline_ms()` is reached."""
 
     now_ms: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Propose:
+class Propose(msgspec.Struct, frozen=True, kw_only=True):
     """Append one entry; `ref` comes back in ProposalAccepted or ProposalDropped."""
 
     now_ms: int
@@ -268,8 +265,7 @@ class Propose:
     payload: bytes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProposeConfig:
+class ProposeConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Propose a membership change; dropped unless `expected_config_index` is current or None."""
 
     now_ms: int
@@ -279,32 +275,28 @@ class ProposeConfig:
     expected_config_index: LogIndex | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReadIndex:
+class ReadIndex(msgspec.Struct, frozen=True, kw_only=True):
     """Ask for an index at which a read is linearizable (thesis §6.4)."""
 
     now_ms: int
     ref: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Persisted:
+class Persisted(msgspec.Struct, frozen=True, kw_only=True):
     """All Persist effects up to and including `seq` are on disk."""
 
     now_ms: int
     seq: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TransferLeadership:
+class TransferLeadership(msgspec.Struct, frozen=True, kw_only=True):
     """Hand leadership to `target`, or to the most advanced voter when None."""
 
     now_ms: int
     target: MemberId | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Compact:
+class Compact(msgspec.Struct, frozen=True, kw_only=True):
     """The layer above has encoded its state at `snapshot.meta.index` (<= applied index)."""
 
     now_ms: int
@@ -328,16 +320,14 @@ class Role(IntEnum):
     LEADER = 3
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Send:
+class Send(msgspec.Struct, frozen=True, kw_only=True):
     """May leave at once. The network may lose, repeat, delay and reorder it."""
 
     to: MemberId
     message: RaftMessage
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Persist:
+class Persist(msgspec.Struct, frozen=True, kw_only=True):
     """Put all of this on disk, then send `then`, then report Persisted(seq).
 
     Persist effects are executed in the order of `seq` and may be merged into one write and one
@@ -356,22 +346,19 @@ class Persist:
     then: tuple[Send, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Apply:
+class Apply(msgspec.Struct, frozen=True, kw_only=True):
     """These entries are committed: apply them in order, now. CONFIG entries took effect here."""
 
     entries: tuple[Entry, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Restore:
+class Restore(msgspec.Struct, frozen=True, kw_only=True):
     """Replace the state machine's state by this snapshot received from the leader."""
 
     snapshot: Snapshot
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RoleChanged:
+class RoleChanged(msgspec.Struct, frozen=True, kw_only=True):
     """Role, term or known leader changed."""
 
     role: Role
@@ -379,8 +366,7 @@ class RoleChanged:
     leader: MemberId | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ConfigurationChanged:
+class ConfigurationChanged(msgspec.Struct, frozen=True, kw_only=True):
     """The configuration in force changed."""
 
     configuration: Configuration
@@ -399,8 +385,7 @@ class DropReason(IntEnum):
     NOT_CAUGHT_UP = 7  # promotion of a learner that lags
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProposalAccepted:
+class ProposalAccepted(msgspec.Struct, frozen=True, kw_only=True):
     """Appended at (term, index); committed if that very entry is applied, lost if another is."""
 
     ref: int
@@ -408,24 +393,21 @@ class ProposalAccepted:
     index: LogIndex
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProposalDropped:
+class ProposalDropped(msgspec.Struct, frozen=True, kw_only=True):
     """Nothing was appended."""
 
     ref: int
     reason: DropReason
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReadReady:
+class ReadReady(msgspec.Struct, frozen=True, kw_only=True):
     """Once the state machine has applied `index` the read may be served."""
 
     ref: int
     index: LogIndex
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReadDropped:
+class ReadDropped(msgspec.Struct, frozen=True, kw_only=True):
     """The read cannot be confirmed by this member; ask the leader again."""
 
     ref: int

@@ -94,24 +94,21 @@ ReplicatedCommand: TypeAlias = LockCommand | RingCommand  # what an entry of COM
 # --- Events in --------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReceiveEnvelope:
+class ReceiveEnvelope(msgspec.Struct, frozen=True, kw_only=True):
     """An envelope arrived; exactly one AnswerEnvelope effect comes back for it."""
 
     now_ms: int
     envelope: Envelope
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReceiveAnswer:
+class ReceiveAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """The answer to an envelope this replica sent arrived."""
 
     now_ms: int
     answer: Answer
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Submit:
+class Submit(msgspec.Struct, frozen=True, kw_only=True):
     """Run a command; `ref` names the connection that waits. Proposed at the next Flush."""
 
     now_ms: int
@@ -119,23 +116,20 @@ class Submit:
     command: LockCommand
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Flush:
+class Flush(msgspec.Struct, frozen=True, kw_only=True):
     """Propose what was submitted since the last Flush, as one entry (when there is room)."""
 
     now_ms: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SubmitRead:
+class SubmitRead(msgspec.Struct, frozen=True, kw_only=True):
     """Ask for a linearizable read point; answered by ReadAt or Rejected."""
 
     now_ms: int
     ref: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AwaitApplied:
+class AwaitApplied(msgspec.Struct, frozen=True, kw_only=True):
     """Answer ReadAt once `index` (a read index the leader confirmed) is applied here."""
 
     now_ms: int
@@ -143,39 +137,34 @@ class AwaitApplied:
     index: LogIndex
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Disconnect:
+class Disconnect(msgspec.Struct, frozen=True, kw_only=True):
     """The connection behind `ref` is gone: cancel its wait, answer nothing."""
 
     now_ms: int
     ref: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoragePersisted:
+class StoragePersisted(msgspec.Struct, frozen=True, kw_only=True):
     """Persist effects up to `seq` are on disk (and their `then` messages have been sent)."""
 
     now_ms: int
     seq: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StorageInitialised:
+class StorageInitialised(msgspec.Struct, frozen=True, kw_only=True):
     """The Initialise effect is on disk."""
 
     now_ms: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DiskFullChanged:
+class DiskFullChanged(msgspec.Struct, frozen=True, kw_only=True):
     """The disk became full, or has room again."""
 
     now_ms: int
     full: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bootstrap:
+class Bootstrap(msgspec.Struct, frozen=True, kw_only=True):
     """Create the cluster on this member (idempotent); answered by AdminDone or Rejected."""
 
     now_ms: int
@@ -184,8 +173,7 @@ class Bootstrap:
     members: tuple[Member, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChangeMembership:
+class ChangeMembership(msgspec.Struct, frozen=True, kw_only=True):
     """Propose a membership change; answered by AdminDone once applied, or by Rejected."""
 
     now_ms: int
@@ -195,23 +183,20 @@ class ChangeMembership:
     expected_config_index: LogIndex | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Transfer:
+class Transfer(msgspec.Struct, frozen=True, kw_only=True):
     """Hand leadership to `target` or to the most advanced voter; see RoleChanged."""
 
     now_ms: int
     target: MemberId | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wake:
+class Wake(msgspec.Struct, frozen=True, kw_only=True):
     """Time has passed: `next_deadline_ms()` is reached."""
 
     now_ms: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PeerMessages:
+class PeerMessages(msgspec.Struct, frozen=True, kw_only=True):
     """Messages of another member, whose envelope or answer was judged before."""
 
     now_ms: int
@@ -219,16 +204,14 @@ class PeerMessages:
     messages: tuple[PeerMessage, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AcknowledgeEpoch:
+class AcknowledgeEpoch(msgspec.Struct, frozen=True, kw_only=True):
     """This node has handed over what the ring of `epoch` gives to others."""
 
     now_ms: int
     epoch: Epoch
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Drain:
+class Drain(msgspec.Struct, frozen=True, kw_only=True):
     """Leave the ring. What is served under the node lease has to have ended by now."""
 
     now_ms: int
@@ -275,39 +258,34 @@ ReplicaEvent: TypeAlias = (
 # shell into an envelope from `replica.envelope(to, messages)`.
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SendPeer:
+class SendPeer(msgspec.Struct, frozen=True, kw_only=True):
     """A message that does not come from the consensus core; may leave at once."""
 
     to: MemberId
     message: PeerMessage
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AnswerEnvelope:
+class AnswerEnvelope(msgspec.Struct, frozen=True, kw_only=True):
     """How the envelope was taken; the shell adds messages for the sender if it has some."""
 
     answer: Answer
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Initialise:
+class Initialise(msgspec.Struct, frozen=True, kw_only=True):
     """Make this genesis durable, then report StorageInitialised."""
 
     snapshot: Snapshot
     hard_state: HardState
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parked:
+class Parked(msgspec.Struct, frozen=True, kw_only=True):
     """The request behind `ref` waits in a queue, as attempt number `attempt`."""
 
     ref: int
     attempt: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reply:
+class Reply(msgspec.Struct, frozen=True, kw_only=True):
     """The final outcome of the command behind `ref`; remaining_ms as the leader counts it."""
 
     ref: int
@@ -315,15 +293,13 @@ class Reply:
     remaining_ms: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReadAt:
+class ReadAt(msgspec.Struct, frozen=True, kw_only=True):
     """The local state machine may be read now for `ref`."""
 
     ref: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AdminDone:
+class AdminDone(msgspec.Struct, frozen=True, kw_only=True):
     """The administrative call behind `ref` took effect."""
 
     ref: int
@@ -347,8 +323,7 @@ class RejectReason(IntEnum):
     NOT_CAUGHT_UP = 11
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rejected:
+class Rejected(msgspec.Struct, frozen=True, kw_only=True):
     """The request behind `ref` ends here without an outcome."""
 
     ref: int
@@ -356,15 +331,13 @@ class Rejected:
     leader: MemberId | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LocksChanged:
+class LocksChanged(msgspec.Struct, frozen=True, kw_only=True):
     """These locks changed (for watchers)."""
 
     names: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RingChanged:
+class RingChanged(msgspec.Struct, frozen=True, kw_only=True):
     """The ring has a new epoch here, or fewer in doubt.
 
     Answer a new epoch with AcknowledgeEpoch unless that is automatic.
@@ -373,21 +346,18 @@ class RingChanged:
     ring: RingState
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LeaseHeld:
+class LeaseHeld(msgspec.Struct, frozen=True, kw_only=True):
     """This process holds a lease of that epoch until `ends_ms`; 0 = no more, it was given up."""
 
     epoch: Epoch
     ends_ms: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MarkRemoved:
+class MarkRemoved(msgspec.Struct, frozen=True, kw_only=True):
     """This member was removed from its cluster: remember it on disk."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stop:
+class Stop(msgspec.Struct, frozen=True, kw_only=True):
     """This member's state differs from the quorum's, or a promise broke: stop loudly.
 
     With `diverged` the disk must remember it: a restart would bring the wrong state back.

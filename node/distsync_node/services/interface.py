@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+import msgspec
+
 from distsync_node.cluster.ring_state import EMPTY_RING, Epoch
 from distsync_node.cluster.ring_view import RingView
 from distsync_node.locks.commands import LockCommand, Outcome
@@ -15,8 +17,7 @@ from distsync_node.raft.types import Configuration, LogIndex, Member, MemberId
 NodeState = Literal["uninitialised", "joining", "member", "removed", "stopped"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CommandReply:
+class CommandReply(msgspec.Struct, frozen=True, kw_only=True):
     """The final outcome of a command (never `Waiting`).
 
     `remaining_ms` is how long the lease of the outcome had left when the *leader* answered; 0 where
