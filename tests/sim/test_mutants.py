@@ -13,7 +13,7 @@ QUICK = {
     "vote_not_kept": 0,
     "half_is_a_quorum": 0,
     "uncommitted_applied": 0,
-    "expiry_ignores_renewal": 0,
+    "expiry_ignores_renewal": 30,
     "cancel_ignores_attempt": 0,
     "tokens_not_in_snapshot": 0,
     "takeover_without_waiting": 0,

@@ -117,6 +117,7 @@ class World:
         return ReplicaOptions(
             voters=rng.choice((3, 5, 7)),
             max_inflight_entries=rng.choice((1, 2, 4)),
+            pipeline_after_ms=rng.choice((0, 5)),
             flush_bytes=rng.choice((600, 512 << 10)),
             snapshot_entries=rng.choice(profile.snapshot_entries),
             hash_interval=rng.choice((7, 64)),

@@ -396,6 +396,7 @@ class ReplicaOptions:
     stamp_interval_ms: int = 500
     flush_bytes: int = 512 << 10  # the commands of one entry
     max_inflight_entries: int = 4
+    pipeline_after_ms: int = 5  # how old the newest entry in flight is when another may follow it
     snapshot_log_bytes: int = 16 << 20
     snapshot_entries: int = 50_000
     hash_interval: int = 1_024  # entries between two comparisons of state hashes

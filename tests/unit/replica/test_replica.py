@@ -559,7 +559,7 @@ def test_ten_leader_changes_end_no_lease_early_and_keep_none_alive() -> None:
 
 
 def test_a_stale_expiry_after_a_renewal_ends_nothing() -> None:
-    pump = Pump()
+    pump = Pump(options=ReplicaOptions(pipeline_after_ms=0))
     leader = pump.form()
     pump.submit(10, acquire("a", "o", request="1", ttl_ms=1_000))
     pump.run(50)
@@ -575,6 +575,36 @@ def test_a_stale_expiry_after_a_renewal_ends_nothing() -> None:
     (renewed,) = pump.of_kind(Reply, 11)
     assert isinstance(renewed.outcome, Done)
     assert leader.machine.mode_of_token("a", grant.token) is LockMode.EXCLUSIVE
+
+
+def test_what_comes_while_an_entry_is_in_flight_shares_the_next() -> None:
+    pump = Pump()
+    raft = pump.form().raft
+    assert raft is not None
+    before = raft.last_index
+    for ref in (10, 11, 12):
+        pump.submit(ref, acquire(f"lock {ref}", "o", request=str(ref)))
+    assert raft.last_index == before + 1
+    pump.run(3)  # the way there, the disk, the way back: the first is applied
+    assert [len(pump.of_kind(Reply, ref)) for ref in (10, 11, 12)] == [1, 0, 0]
+    assert raft.last_index == before + 2
+    pump.run(3)
+    assert [len(pump.of_kind(Reply, ref)) for ref in (10, 11, 12)] == [1, 1, 1]
+
+
+def test_an_entry_that_takes_long_does_not_keep_back_the_next() -> None:
+    pump = Pump(options=ReplicaOptions(serves=False, pipeline_after_ms=5, max_inflight_entries=3))
+    leader = pump.form()
+    raft = leader.raft
+    assert raft is not None
+    pump.cut = {leader.member_id}
+    before = raft.last_index
+    grown = []
+    for ref, wait_ms in ((10, 0), (11, 4), (12, 1), (13, 20), (14, 20)):
+        pump.submit(ref, acquire(f"lock {ref}", "o", request=str(ref)), leader)
+        pump.run(wait_ms)
+        grown.append(raft.last_index - before)
+    assert grown == [1, 1, 2, 3, 3]  # and no fourth before the first is applied
 
 
 def test_a_lost_reply_retried_after_the_lease_is_lock_lost() -> None:
