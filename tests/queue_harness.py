@@ -13,8 +13,9 @@ import redis
 
 from distsync_node.errors import OutcomeUnknown, RedisUnavailable
 from distsync_node.queues.runner import Runner
-from distsync_node.queues.scripts import SourceReader, read_source
+from distsync_node.queues.scripts import read_source
 from distsync_node.queues.store import QueueStore, new_request_id
+from distsync_node.redis_link.scripts import SourceReader
 from redis_server import RedisServer
 
 T = TypeVar("T")

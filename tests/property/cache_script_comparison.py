@@ -14,8 +14,9 @@ import redis
 from distsync_node.cache.effects import RedisLoad, RedisPut
 from distsync_node.cache.events import Mark, RedisAnswer, RedisFailed, Stored
 from distsync_node.cache.redis_calls import answer, arguments
-from distsync_node.cache.scripts import GRACE_MS, SourceReader, load_scripts, read_source, redis_key
+from distsync_node.cache.scripts import GRACE_MS, load_scripts, read_source, redis_key
 from distsync_node.cache.types import ABSENT, Copy, PeerId, Version
+from distsync_node.redis_link.scripts import SourceReader
 from queue_harness import Clock, with_test_clock
 from redis_server import RedisServer
 from sim.cache.redis import Key, Redis

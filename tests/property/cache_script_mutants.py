@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from random import Random
 
-from distsync_node.cache.scripts import SourceReader
+from distsync_node.redis_link.scripts import SourceReader
 from property.cache_script_comparison import WEIGHTS, Commands, Comparison, read_with_test_clock
 from property.script_mutants import Mutant, Trial, take_steps
 from redis_server import RedisServer

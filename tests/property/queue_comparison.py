@@ -16,7 +16,6 @@ from distsync_node.errors import (
     QueueNotFound,
     RequestIdReused,
 )
-from distsync_node.queues.scripts import SourceReader
 from distsync_node.queues.store import QueueStore
 from distsync_node.queues.types import (
     Fence,
@@ -28,6 +27,7 @@ from distsync_node.queues.types import (
     Settled,
     Unclaimed,
 )
+from distsync_node.redis_link.scripts import SourceReader
 from property.queue_checks import check_same, read_queue
 from property.queue_model import MEMORY_MS, Claim, QueueModel, Sent
 from queue_harness import Clock, open_store, read_with_test_clock

@@ -10,7 +10,7 @@ import contextlib
 import sys
 from random import Random
 
-from distsync_node.queues.scripts import SourceReader
+from distsync_node.redis_link.scripts import SourceReader
 from property.queue_commands import WEIGHTS, Commands
 from property.queue_comparison import Comparison
 from property.script_mutants import Mutant, Trial, take_steps

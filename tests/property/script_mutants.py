@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from distsync_node.queues.scripts import SourceReader
+from distsync_node.redis_link.scripts import SourceReader
 from queue_harness import read_changed
 from redis_server import RedisServer
 

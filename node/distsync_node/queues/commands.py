@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from distsync_node.queues import model
-from distsync_node.queues.scripts import Script
+from distsync_node.redis_link.scripts import Script
 
 MAX_QUEUES_KEPT: Final = 4096
 

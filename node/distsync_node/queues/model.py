@@ -83,7 +83,7 @@ from functools import lru_cache
 from typing import Final
 from urllib.parse import quote
 
-from distsync_node.queues.scripts import Script
+from distsync_node.redis_link.scripts import Script
 
 REGISTRY_KEY: Final = b"dsq:queues"
 SCHEDULED_KEY: Final = b"dsq:scheduled"

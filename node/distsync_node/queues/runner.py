@@ -13,10 +13,11 @@ from typing import Any, Final
 from distsync_node.errors import RequestIdReused
 from distsync_node.queues import model
 from distsync_node.queues.commands import ScriptCalls, decode
-from distsync_node.queues.scripts import SourceReader, load_scripts, read_source
+from distsync_node.queues.scripts import load_scripts, read_source
 from distsync_node.redis_link.calls import DEADLINE_S, PATIENCE_S, Abandoned
 from distsync_node.redis_link.link import pack_command
 from distsync_node.redis_link.scripted import ScriptedRedis
+from distsync_node.redis_link.scripts import SourceReader
 from distsync_node.redis_link.topology import Timing
 
 MAX_REGISTERED_KEPT: Final = 100_000

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import hiredis
 
@@ -13,28 +13,10 @@ from distsync_node.redis_link.address import parse_redis_url
 from distsync_node.redis_link.calls import DEADLINE_S, PATIENCE_S, Abandoned, Calls
 from distsync_node.redis_link.fitness import Unfit
 from distsync_node.redis_link.link import Link, pack_command
+from distsync_node.redis_link.scripts import Script
 from distsync_node.redis_link.topology import Timing, find_topology
 
 logger = logging.getLogger(__name__)
-
-
-class Script(Protocol):
-    """A script as Redis gets it."""
-
-    @property
-    def name(self) -> str:
-        """What it is called in messages."""
-        ...
-
-    @property
-    def source(self) -> bytes:
-        """Its text."""
-        ...
-
-    @property
-    def sha(self) -> str:
-        """The SHA-1 of the text."""
-        ...
 
 
 class ScriptedRedis:

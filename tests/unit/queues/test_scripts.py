@@ -8,9 +8,8 @@ from urllib.parse import unquote
 
 import pytest
 
-from distsync_node.errors import InvariantViolation
 from distsync_node.queues import model
-from distsync_node.queues.scripts import SCRIPT_NAMES, assemble, load_scripts, read_source
+from distsync_node.queues.scripts import SCRIPT_NAMES, load_scripts, read_source
 from distsync_node.queues.types import Order
 from unit.queues.conftest import Queue
 
@@ -62,11 +61,6 @@ def test_every_file_is_used() -> None:
 
 def read(name: str) -> str:
     return read_source(f"{name}.lua")
-
-
-def test_a_script_without_a_header_is_a_bug() -> None:
-    with pytest.raises(InvariantViolation):
-        assemble("push", lambda path: "return 1")
 
 
 async def test_redis_takes_them_under_their_names(queue: Queue) -> None:
