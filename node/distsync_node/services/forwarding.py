@@ -23,6 +23,7 @@ class Forwarding:
     """The way of commands to one leader at a time, the newest that was named."""
 
     def __init__(self, runtime: Runtime, shared: SharedRequests[CallReply]) -> None:
+        """`shared` is its own from now on: nobody else calls or closes it."""
         self._runtime = runtime
         self._shared = shared
         self._leader: MemberId | None = None
@@ -55,6 +56,10 @@ class Forwarding:
     def end(self) -> None:
         """Whoever was asked leads no longer, or this node stops: end what waits for an answer."""
         self._shared.give_up("it leads no longer, or this node stops")
+
+    async def close(self) -> None:
+        """End what is in flight, and the connections."""
+        await self._shared.close()
 
     def _watch(self) -> None:
         """Look whether there is another leader, while anything waits for this one."""

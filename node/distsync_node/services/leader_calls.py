@@ -25,7 +25,6 @@ from distsync_node.errors import (
 from distsync_node.locks.commands import Acquire, LockCommand, Upgrade
 from distsync_node.peers.client import PeerClient
 from distsync_node.peers.outbound import PeerUnreachable
-from distsync_node.peers.sharing import SharedRequests
 from distsync_node.peers.wire import (
     COMMAND_PATH,
     COMMANDS_PATH,
@@ -98,14 +97,13 @@ class LeaderCalls:
 
     def __init__(self, client: PeerClient) -> None:
         self._client = client
-        self._shared: SharedRequests[CallReply] | None = None
         self._forwarding: Forwarding | None = None
         self.are_over = False
 
     def attach(self, runtime: Runtime) -> None:
         """The data directory is open."""
-        self._shared = self._client.shared(COMMANDS_PATH, decode_replies)
-        self._forwarding = Forwarding(runtime, self._shared)
+        shared = self._client.shared(COMMANDS_PATH, decode_replies)
+        self._forwarding = Forwarding(runtime, shared)
 
     def end(self) -> None:
         """Wait for nothing any more: this node stops."""
@@ -115,8 +113,8 @@ class LeaderCalls:
 
     async def close(self) -> None:
         """End what is in flight."""
-        if self._shared is not None:
-            await self._shared.close()
+        if self._forwarding is not None:
+            await self._forwarding.close()
 
     def check_go_on(self) -> None:
         """Raise ShuttingDown if this node stops."""
