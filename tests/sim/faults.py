@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from distsync_node.replica.types import Drain
 from sim.host import Host
 from sim.nemesis import Nemesis
+from sim.network import USUAL_DELAY_US
 
 if TYPE_CHECKING:
     from sim.world import World
@@ -30,65 +31,40 @@ class Trouble(Nemesis):
             return leader
         return self._rng.choice(list(self._world.hosts.values()))
 
+    def _others(self, host: Host) -> list[str]:
+        return [name for name in self._world.hosts if name != host.name]
+
     # --- Network ------------------------------------------------------------------------------
 
     def _partition(self) -> None:
-        names = list(self._world.hosts)
-        self._rng.shuffle(names)
-        split = self._rng.randint(1, max(1, len(names) // 2))
-        inside, outside = names[:split], names[split:]
+        inside, outside = self._in_two(list(self._world.hosts))
         for client in self._world.clients:
             (inside if self._rng.random() < 0.3 else outside).append(client.name)
-        links = [(a, b) for a in inside for b in outside]
         self._kernel.faults["partition"] += 1
-        self._cut(links + [(b, a) for a, b in links], self._for_a_while(200, 2_000))
+        self._part(inside, outside, self._for_a_while(200, 2_000))
 
     def _isolate_leader(self) -> None:
         leader = self._world.leader()
         if leader is None:
             return
         self._kernel.faults["leader_isolated"] += 1
-        others = [name for name in self._world.hosts if name != leader.name]
-        links = [(leader.name, name) for name in others]
-        self._cut(links + [(b, a) for a, b in links], self._for_a_while(300, 2_500))
+        self._part([leader.name], self._others(leader), self._for_a_while(300, 2_500))
 
     def _one_way_cut(self) -> None:
-        source = self._any_host().name
-        targets = [name for name in self._world.hosts if name != source]
-        chosen = self._rng.sample(targets, self._rng.randint(1, len(targets))) if targets else []
-        self._kernel.faults["one_way_cut"] += 1
-        links = [(source, name) for name in chosen]
-        if self._rng.random() < 0.5:
-            links = [(b, a) for a, b in links]
-        self._cut(links, self._for_a_while(200, 2_000))
+        host = self._any_host()
+        self._cut_one_way(host.name, self._others(host), 2_000)
 
     def _cut_client(self) -> None:
         client = self._rng.choice(self._world.clients)
         host = self._any_host()
         self._kernel.faults["client_cut"] += 1
-        links = [(client.name, host.name), (host.name, client.name)]
-        self._cut(links, self._for_a_while(200, 2_000))
+        self._part([client.name], [host.name], self._for_a_while(200, 2_000))
 
     def _lossy(self) -> None:
-        network = self._world.network
-        network.loss = self._rng.choice((0.02, 0.1, 0.3))
-        network.duplication = self._rng.choice((0.0, 0.05, 0.2))
-        network.reordering = self._rng.choice((0.0, 0.05, 0.3))
-
-        def mend() -> None:
-            network.loss, network.duplication, network.reordering = self._world.background
-
-        self._mend_after(self._for_a_while(500, 3_000), mend)
+        self._garble(duplications=(0.0, 0.05, 0.2), reorderings=(0.0, 0.05, 0.3))
 
     def _slow_network(self) -> None:
-        network = self._world.network
-        network.delay_us = self._rng.choice(((5_000, 40_000), (20_000, 250_000)))
-        self._kernel.faults["slow_network"] += 1
-
-        def mend() -> None:
-            network.delay_us = (100, 1_500)
-
-        self._mend_after(self._for_a_while(300, 2_000), mend)
+        self._slow_down(USUAL_DELAY_US)
 
     # --- Processes ----------------------------------------------------------------------------
 
@@ -169,8 +145,7 @@ class Trouble(Nemesis):
         self._kernel.faults["leader_stalled"] += 1
         disk, cut_us = leader.disk, self._for_a_while(500, 1_500)
         disk.sync_us = (200_000, 900_000)
-        links = [(leader.name, name) for name in self._world.hosts if name != leader.name]
-        self._cut(links + [(b, a) for a, b in links], cut_us)
+        self._part([leader.name], self._others(leader), cut_us)
         self._kernel.after(cut_us + 900_000, setattr, disk, "sync_us", (100, 900))
 
     def _full_disk(self) -> None:

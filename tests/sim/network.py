@@ -13,6 +13,7 @@ from typing import Any
 
 from sim.kernel import US_PER_MS, Kernel
 
+USUAL_DELAY_US = (100, 1_500)
 STRAGGLERS = 0.04  # of the delayed messages come when nobody expects them any more
 
 
@@ -26,7 +27,7 @@ class Network:
         self.loss = 0.0
         self.duplication = 0.0
         self.reordering = 0.0
-        self.delay_us = (100, 1_500)
+        self.delay_us = USUAL_DELAY_US
 
     # --- Faults -------------------------------------------------------------------------------
 
@@ -44,7 +45,7 @@ class Network:
         """End every fault."""
         self._cut.clear()
         self.loss = self.duplication = self.reordering = 0.0
-        self.delay_us = (100, 1_500)
+        self.delay_us = USUAL_DELAY_US
 
     # --- Delivery -----------------------------------------------------------------------------
 

@@ -19,26 +19,19 @@ class Trouble(Nemesis):
     def _any_host(self) -> Host:
         return self._rng.choice(list(self._world.hosts.values()))
 
+    def _others(self, host: Host) -> list[str]:
+        return [name for name in [*self._world.hosts, "leader"] if name != host.name]
+
     # --- Network ------------------------------------------------------------------------------
 
     def _partition(self) -> None:
-        names = list(self._world.hosts)
-        self._rng.shuffle(names)
-        split = self._rng.randint(1, max(1, len(names) // 2))
-        inside, outside = names[:split], [*names[split:], "leader"]
-        links = [(a, b) for a in inside for b in outside]
+        inside, outside = self._in_two(list(self._world.hosts))
         self._kernel.faults["partition"] += 1
-        self._cut(links + [(b, a) for a, b in links], self._for_a_while(200, 4_500))
+        self._part(inside, [*outside, "leader"], self._for_a_while(200, 4_500))
 
     def _one_way_cut(self) -> None:
-        source = self._any_host().name
-        targets = [name for name in [*self._world.hosts, "leader"] if name != source]
-        chosen = self._rng.sample(targets, self._rng.randint(1, len(targets)))
-        links = [(source, name) for name in chosen]
-        if self._rng.random() < 0.5:
-            links = [(b, a) for a, b in links]
-        self._kernel.faults["one_way_cut"] += 1
-        self._cut(links, self._for_a_while(200, 4_500))
+        host = self._any_host()
+        self._cut_one_way(host.name, self._others(host), 4_500)
 
     def _cut_pair(self) -> None:
         """Only the link between two nodes; both keep their node leases."""
@@ -48,25 +41,10 @@ class Trouble(Nemesis):
         self._cut(links[: self._rng.randint(1, 2)], self._for_a_while(200, 4_500))
 
     def _lossy(self) -> None:
-        network = self._world.network
-        network.loss = self._rng.choice((0.02, 0.1, 0.3))
-        network.duplication = self._rng.choice((0.0, 0.1, 0.3))
-        network.reordering = self._rng.choice((0.0, 0.1, 0.4))
-
-        def mend() -> None:
-            network.loss, network.duplication, network.reordering = self._world.background
-
-        self._mend_after(self._for_a_while(500, 3_000), mend)
+        self._garble(duplications=(0.0, 0.1, 0.3), reorderings=(0.0, 0.1, 0.4))
 
     def _slow_network(self) -> None:
-        network = self._world.network
-        network.delay_us = self._rng.choice(((5_000, 40_000), (20_000, 250_000)))
-        self._kernel.faults["slow_network"] += 1
-
-        def mend() -> None:
-            network.delay_us = self._world.profile.delay_us
-
-        self._mend_after(self._for_a_while(300, 2_000), mend)
+        self._slow_down(self._world.profile.delay_us)
 
     # --- Processes ----------------------------------------------------------------------------
 
@@ -162,9 +140,7 @@ class Trouble(Nemesis):
         self._kernel.faults["remove"] += 1
         if self._rng.random() < 0.7:
             # It does not hear of it, and goes on under the lease it has.
-            names = [name for name in [*self._world.hosts, "leader"] if name != host.name]
-            links = [(name, host.name) for name in names] + [(host.name, name) for name in names]
-            self._cut(links, self._for_a_while(1_000, 3_000))
+            self._part([host.name], self._others(host), self._for_a_while(1_000, 3_000))
         self._world.leader.remove(host.server.member)
 
     def _join(self) -> None:

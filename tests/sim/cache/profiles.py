@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from distsync_node.cache.scripts import GRACE_MS
 from distsync_node.cache.types import Durability
+from sim.network import USUAL_DELAY_US
 
 NETWORK = {"partition": 3, "one_way_cut": 4, "cut_pair": 4, "lossy": 4, "slow_network": 2}
 PROCESSES = {"crash": 4, "pause": 4, "leader_change": 1}
@@ -38,7 +39,7 @@ class Profile:
     grace_ms: int = GRACE_MS  # for which Redis remembers what has no value
     again: float = 0.0  # how often a client turns to the node and key that it has just had
     keys: tuple[int, ...] = (1, 3, 5)
-    delay_us: tuple[int, int] = (100, 1_500)  # of messages
+    delay_us: tuple[int, int] = USUAL_DELAY_US  # of messages
     must_happen: tuple[str, ...] = ()
 
 
