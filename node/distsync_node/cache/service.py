@@ -83,6 +83,7 @@ from distsync_node.errors import LimitReached, RedisUnavailable, ShuttingDown, U
 from distsync_node.peers.inbound import Receiver, RespondBytes
 from distsync_node.peers.outbound import Target
 from distsync_node.raft.types import Member, MemberId
+from distsync_node.services.alarm import Alarm
 from distsync_node.services.runtime import boottime_ms
 
 logger = logging.getLogger(__name__)
@@ -208,9 +209,7 @@ class CacheService:
         self._answers: dict[OpId, asyncio.Future[Outcome]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._last_op = 0
-        self._arming: asyncio.TimerHandle | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_at_ms = 0
+        self._alarm = Alarm(boottime_ms, self._next_tick_ms, lambda: self.step(Tick()), least_ms=1)
         self._retired = asyncio.Event()
         self._closed = False
         self.hits = 0  # reads of clients that were served here
@@ -267,9 +266,7 @@ class CacheService:
     def _end(self) -> None:
         """From now on this process takes no part."""
         self._closed = True
-        for timer in (self._timer, self._arming):
-            if timer is not None:
-                timer.cancel()
+        self._alarm.end()
         for future in self._answers.values():
             if not future.done():
                 future.set_result(Refused(Code.UNKNOWN))
@@ -518,8 +515,7 @@ class CacheService:
             touched, self._touched = self._touched, {}
             for link in touched:
                 link.kick()
-        if self._arming is None:
-            self._arming = asyncio.get_running_loop().call_later(ARM_SECONDS, self._arm)
+        self._alarm.look_within(ARM_SECONDS)
 
     def _log_has_ring(self, ring: RingState) -> None:
         if self._node is None:
@@ -618,27 +614,8 @@ class CacheService:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    # --- Time ---------------------------------------------------------------------------------
-
-    def _arm(self) -> None:
-        """Have `_tick` called at the next deadline, once for all steps until now."""
-        self._arming = None
-        if self._node is None or self._closed:
-            return
-        at_ms = self._node.next_tick_ms()
-        if at_ms is None:
-            return
-        if self._timer is not None:
-            if self._timer_at_ms <= at_ms:
-                return
-            self._timer.cancel()
-        self._timer_at_ms = at_ms
-        delay_seconds = max(1, at_ms - boottime_ms()) / 1_000
-        self._timer = asyncio.get_running_loop().call_later(delay_seconds, self._tick)
-
-    def _tick(self) -> None:
-        self._timer = None
-        self.step(Tick())
+    def _next_tick_ms(self) -> int | None:
+        return None if self._node is None else self._node.next_tick_ms()
 
 
 def no_cache() -> CacheService:

@@ -70,6 +70,7 @@ from distsync_node.queues.wakeups import (
     Wakeups,
 )
 from distsync_node.raft.types import Member
+from distsync_node.services.alarm import Alarm
 from distsync_node.services.runtime import boottime_ms
 
 logger = logging.getLogger(__name__)
@@ -138,8 +139,7 @@ class QueueService:
         self._wakeups = Wakeups()
         self._polls: dict[WaiterId, _Poll] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_at_ms = 0
+        self._alarm = Alarm(boottime_ms, self._wakeups.next_tick_ms, self._tick)
         self._over = asyncio.Event()
 
     def verify_with(self, verify: Verify) -> None:
@@ -174,8 +174,7 @@ class QueueService:
     async def close(self) -> None:
         """End what is under way, and all connections."""
         self.end_polls()
-        if self._timer is not None:
-            self._timer.cancel()
+        self._alarm.end()
         while self._tasks:
             await asyncio.wait(self._tasks)
         if self._owners is not None:
@@ -537,7 +536,8 @@ class QueueService:
                     self._spawn(self._unclaim(poll.pop.queue, poll.pop.request_id, poll.attempt))
                 case _:
                     assert_never(effect)
-        self._arm()
+        if not self._over.is_set():
+            self._alarm.look()
 
     async def _claim(self, waiter: WaiterId, poll: _Poll) -> None:
         """Pop for a waiter and report what came of it."""
@@ -594,18 +594,5 @@ class QueueService:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _arm(self) -> None:
-        at_ms = self._wakeups.next_tick_ms()
-        if at_ms is None or self._over.is_set():
-            return
-        if self._timer is not None:
-            if self._timer_at_ms <= at_ms:
-                return
-            self._timer.cancel()
-        self._timer_at_ms = at_ms
-        delay_s = max(0, at_ms - boottime_ms()) / 1_000
-        self._timer = asyncio.get_running_loop().call_later(delay_s, self._tick)
-
     def _tick(self) -> None:
-        self._timer = None
         self._carry_out(self._wakeups.tick(boottime_ms()))

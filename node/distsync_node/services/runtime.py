@@ -66,13 +66,14 @@ from distsync_node.replica.types import (
     Submit,
     Wake,
 )
+from distsync_node.services.alarm import Alarm
 from distsync_node.storage import DiskThread, Storage
 
 logger = logging.getLogger(__name__)
 
 NEVER_MS = 1 << 62
 SWEEP_SECONDS = 0.1
-ARM_SECONDS = 0.002
+ARM_SECONDS = 0.002  # as long as a deadline may be late; they are tens of milliseconds apart
 
 Final = Reply | Rejected | ReadAt | AdminDone
 
@@ -139,10 +140,8 @@ class Runtime:
         self._receiving: MemberId | None = None
         self._leader: MemberId | None = None
         self._flush_scheduled = False
-        self._timer: asyncio.TimerHandle | None = None
+        self._alarm = Alarm(boottime_ms, self.replica.next_deadline_ms, self._wake)
         self._sweeper: asyncio.TimerHandle | None = None
-        self._arming: asyncio.TimerHandle | None = None
-        self._timer_at_ms = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._watchers: dict[str, set[asyncio.Event]] = {}
         self._leader_watchers: set[asyncio.Future[None]] = set()
@@ -157,15 +156,15 @@ class Runtime:
         """Begin to take part."""
         self._disk.start()
         self._relink(self.replica.configuration)
-        self._arm()
+        self._alarm.look()
 
     async def close(self) -> None:
         """End every call, write what is queued and stop."""
         self.end_calls()
         self._closed = True
-        for timer in (self._timer, self._sweeper, self._arming):
-            if timer is not None:
-                timer.cancel()
+        self._alarm.end()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -187,7 +186,7 @@ class Runtime:
             return
         for link in touched:
             link.kick()
-        self._arm_soon()
+        self._alarm.look_within(ARM_SECONDS)
         if not self._writing:
             # After the sends, so that followers write at the same time.
             self._writing = True
@@ -516,26 +515,5 @@ class Runtime:
 
     # --- Time -----------------------------------------------------------------------------------
 
-    def _arm_soon(self) -> None:
-        """Look at the next deadline a moment later, once for all steps until then: deadlines are
-        tens of milliseconds apart, steps are not."""
-        if self._arming is None:
-            self._arming = self._loop.call_later(ARM_SECONDS, self._arm)
-
-    def _arm(self) -> None:
-        """Have `_wake` called at the replica's next deadline. A later one is left to `_wake`."""
-        self._arming = None
-        deadline_ms = self.replica.next_deadline_ms()
-        if deadline_ms is None or self._closed:
-            return
-        if self._timer is not None:
-            if self._timer_at_ms <= deadline_ms:
-                return
-            self._timer.cancel()
-        delay_seconds = max(0, deadline_ms - boottime_ms()) / 1_000
-        self._timer_at_ms = deadline_ms
-        self._timer = self._loop.call_later(delay_seconds, self._wake)
-
     def _wake(self) -> None:
-        self._timer = None
         self.step(Wake(now_ms=boottime_ms()))
