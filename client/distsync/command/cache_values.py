@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import sys
 from io import BufferedIOBase
@@ -12,9 +11,10 @@ import click
 import msgspec
 
 from distsync.cache_models import CacheEntry
+from distsync.client import AsyncClient
 from distsync.command.bodies import body_options, choose_source
 from distsync.command.completion import complete_cache_key
-from distsync.command.connecting import connect
+from distsync.command.connecting import ask
 from distsync.command.durations import DurationType
 from distsync.command.failures import Failure
 from distsync.command.options import Options, cluster_options
@@ -35,12 +35,7 @@ def get(options: Options, key: str) -> None:
     With --output json also its version, the state of the line at the node that answered, and what
     remains of its time.
     """
-
-    async def ask() -> CacheEntry:
-        async with connect(options) as client:
-            return await client.cache.get_entry(key)
-
-    entry = asyncio.run(ask())
+    entry = ask(options, lambda client: client.cache.get_entry(key))
     if not entry.found:
         raise Failure(f"{printable(key)} has no value (not_found)", code="not_found")
     if options.json:
@@ -97,12 +92,8 @@ def put(
         raise Failure("the value is longer than 1 MiB", code="payload_too_large")
     stored = _parsed(data) if is_json else data
 
-    async def ask() -> str:
-        async with connect(options) as client:
-            seconds = None if ttl is None else ttl / 1000
-            return await client.cache.set(key, stored, ttl=seconds, **terms)
-
-    version = asyncio.run(ask())
+    seconds = None if ttl is None else ttl / 1000
+    version = ask(options, lambda client: client.cache.set(key, stored, ttl=seconds, **terms))
     emit(render_json({"key": key, "version": version}) if options.json else version)
 
 
@@ -125,14 +116,13 @@ def delete(options: Options, keys: tuple[str, ...], if_version: str | None) -> N
     if if_version is not None and len(keys) > 1:
         raise click.UsageError("--if-version goes with one KEY")
 
-    async def ask() -> None:
-        async with connect(options) as client:
-            for key in keys:
-                await client.cache.delete(key, if_version)
-                removed = {"key": key, "removed": True}
-                emit(render_json(removed) if options.json else f"{printable(key)} removed")
+    async def remove(client: AsyncClient) -> None:
+        for key in keys:
+            await client.cache.delete(key, if_version)
+            removed = {"key": key, "removed": True}
+            emit(render_json(removed) if options.json else f"{printable(key)} removed")
 
-    asyncio.run(ask())
+    ask(options, remove)
 
 
 @click.command("invalidate-tag")
@@ -141,11 +131,6 @@ def delete(options: Options, keys: tuple[str, ...], if_version: str | None) -> N
 @click.pass_obj
 def invalidate_tag(options: Options, tag: str) -> None:
     """Remove every value that was set with a tag, on all nodes at once."""
-
-    async def ask() -> None:
-        async with connect(options) as client:
-            await client.cache.invalidate_tag(tag)
-
-    asyncio.run(ask())
+    ask(options, lambda client: client.cache.invalidate_tag(tag))
     answer = {"tag": tag, "invalidated": True}
     emit(render_json(answer) if options.json else f"values with {printable(tag)} removed")

@@ -9,10 +9,11 @@ from typing import Any
 
 import click
 
+from distsync.client import AsyncClient
 from distsync.command import interruptible
 from distsync.command.admin import Admin, admin_options
 from distsync.command.completion import complete_lock_name
-from distsync.command.connecting import connect
+from distsync.command.connecting import ask, connect
 from distsync.command.durations import DurationType, format_duration
 from distsync.command.failures import Failure
 from distsync.command.lock_options import LockRequest, lock_options, name_argument, why_not
@@ -151,11 +152,10 @@ def raise_tokens(
 def ls(options: Options, prefix: str) -> None:
     """List the locks that are held or waited for."""
 
-    async def collect() -> list[LockInfo]:
-        async with connect(options) as client:
-            return [info async for info in client.locks(prefix)]
+    async def collect(client: AsyncClient) -> list[LockInfo]:
+        return [info async for info in client.locks(prefix)]
 
-    infos = asyncio.run(collect())
+    infos = ask(options, collect)
     if options.json:
         emit(render_json({"locks": infos}))
         return
@@ -184,12 +184,7 @@ def _row(info: LockInfo) -> tuple[object, ...]:
 @click.pass_obj
 def show(options: Options, name: str) -> None:
     """Show who holds a lock and who waits for it."""
-
-    async def ask() -> LockInfo:
-        async with connect(options) as client:
-            return await client.lock_info(name)
-
-    info = asyncio.run(ask())
+    info = ask(options, lambda client: client.lock_info(name))
     emit(render_json(info) if options.json else _page(info))
 
 

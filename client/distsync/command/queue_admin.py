@@ -10,7 +10,7 @@ import click
 
 from distsync.client import AsyncClient
 from distsync.command.completion import complete_queue_name
-from distsync.command.connecting import connect
+from distsync.command.connecting import ask
 from distsync.command.durations import DurationType
 from distsync.command.failures import Failure
 from distsync.command.options import Options, cluster_options
@@ -29,12 +29,7 @@ _CONCURRENT_STATS = 8
 @click.pass_obj
 def stats(options: Options, name: str) -> None:
     """Show how much is in a queue, and what has happened."""
-
-    async def ask() -> QueueStats:
-        async with connect(options) as client:
-            return await client.queue(name).stats()
-
-    told = asyncio.run(ask())
+    told = ask(options, lambda client: client.queue(name).stats())
     emit(render_json({"name": name, "stats": told}) if options.json else stats_page(name, told))
 
 
@@ -46,15 +41,14 @@ def stats(options: Options, name: str) -> None:
 def list_queues(options: Options, prefix: str, *, names: bool) -> None:
     """List queues and how much is in them."""
 
-    async def collect() -> list[tuple[str, QueueStats | None]]:
-        async with connect(options) as client:
-            found = [name async for name in client.queues(prefix)]
-            if names:
-                return [(name, None) for name in found]
-            told = await _stats_of(client, found)
-            return [(name, told[name]) for name in found if name in told]
+    async def collect(client: AsyncClient) -> list[tuple[str, QueueStats | None]]:
+        found = [name async for name in client.queues(prefix)]
+        if names:
+            return [(name, None) for name in found]
+        told = await _stats_of(client, found)
+        return [(name, told[name]) for name in found if name in told]
 
-    queues = asyncio.run(collect())
+    queues = ask(options, collect)
     if options.json:
         shown = [
             name if stats is None else {"name": name, "stats": stats} for name, stats in queues
@@ -72,14 +66,14 @@ async def _stats_of(client: AsyncClient, names: list[str]) -> dict[str, QueueSta
     told: dict[str, QueueStats] = {}
     left = iter(names)
 
-    async def ask() -> None:
+    async def ask_on() -> None:
         for name in left:
             try:
                 told[name] = await client.queue(name).stats()
             except QueueNotFound:
                 continue
 
-    await asyncio.gather(*(ask() for _ in range(_CONCURRENT_STATS)))
+    await asyncio.gather(*(ask_on() for _ in range(_CONCURRENT_STATS)))
     return told
 
 
@@ -110,14 +104,13 @@ def config(options: Options, /, name: str, *, create: bool, **change: Any) -> No
         if change[duration] is not None:
             change[duration] /= 1000
 
-    async def ask() -> QueueConfig:
-        async with connect(options) as client:
-            queue = client.queue(name)
-            if not create and all(value is None for value in change.values()):
-                return (await queue.stats()).config
-            return await queue.configure(create=create, **change)
+    async def configure(client: AsyncClient) -> QueueConfig:
+        queue = client.queue(name)
+        if not create and all(value is None for value in change.values()):
+            return (await queue.stats()).config
+        return await queue.configure(create=create, **change)
 
-    told = asyncio.run(ask())
+    told = ask(options, configure)
     emit(render_json(told) if options.json else config_table(told))
 
 
@@ -127,12 +120,7 @@ def config(options: Options, /, name: str, *, create: bool, **change: Any) -> No
 @click.pass_obj
 def pause(options: Options, name: str) -> None:
     """Have nothing delivered until it is resumed."""
-
-    async def ask() -> QueueConfig:
-        async with connect(options) as client:
-            return await client.queue(name).pause()
-
-    told = asyncio.run(ask())
+    told = ask(options, lambda client: client.queue(name).pause())
     emit(render_json(told) if options.json else f"{name} is paused")
 
 
@@ -142,12 +130,7 @@ def pause(options: Options, name: str) -> None:
 @click.pass_obj
 def resume(options: Options, name: str) -> None:
     """Have messages delivered again."""
-
-    async def ask() -> QueueConfig:
-        async with connect(options) as client:
-            return await client.queue(name).resume()
-
-    told = asyncio.run(ask())
+    told = ask(options, lambda client: client.queue(name).resume())
     emit(render_json(told) if options.json else f"{name} is resumed")
 
 
@@ -163,11 +146,7 @@ def purge(options: Options, name: str, *, dead: bool, yes: bool) -> None:
     if not yes:
         _ask_whether(f"Remove all {what} of {printable(name)}?")
 
-    async def ask() -> int:
-        async with connect(options) as client:
-            return await client.queue(name).purge(dead=dead)
-
-    removed = asyncio.run(ask())
+    removed = ask(options, lambda client: client.queue(name).purge(dead=dead))
     emit(render_json({"removed": removed}) if options.json else f"{removed} removed")
 
 
@@ -184,10 +163,5 @@ def _ask_whether(question: str) -> None:
 @click.pass_obj
 def redrive(options: Options, name: str) -> None:
     """Put all dead letters back into the queue."""
-
-    async def ask() -> int:
-        async with connect(options) as client:
-            return await client.queue(name).redrive()
-
-    moved = asyncio.run(ask())
+    moved = ask(options, lambda client: client.queue(name).redrive())
     emit(render_json({"moved": moved}) if options.json else f"{moved} put back")

@@ -9,8 +9,9 @@ from typing import Any, cast, get_args
 import click
 
 from distsync.batches import chunks
+from distsync.client import AsyncClient
 from distsync.command import interruptible
-from distsync.command.connecting import connect
+from distsync.command.connecting import ask, connect
 from distsync.command.durations import DurationType
 from distsync.command.failures import ExitCode, Failure
 from distsync.command.options import Options, cluster_options, limit_option
@@ -20,7 +21,7 @@ from distsync.command.queue_views import message_page, message_table, peeked_tab
 from distsync.errors import StaleReceipt
 from distsync.messages import ClaimedMessage
 from distsync.queue_calls import MAX_BATCH, QueueCalls
-from distsync.queue_models import MessageInfo, MessageOrder, PeekedMessage
+from distsync.queue_models import MessageInfo, MessageOrder
 
 _max_option = click.option(
     "--max",
@@ -95,18 +96,17 @@ def _claimed(message: ClaimedMessage) -> dict[str, Any]:
 def ack(options: Options, name: str, receipts: tuple[str, ...]) -> None:
     """Say that messages are done; they leave the queue."""
 
-    async def settle() -> None:
-        async with connect(options) as client:
-            calls = QueueCalls(client._core, name)
-            stale: list[str] = []
-            for batch in chunks(receipts, MAX_BATCH):
-                try:
-                    await calls.ack(batch)
-                except StaleReceipt as error:
-                    stale += error.stale or batch
-            _check_stale(name, receipts, stale)
+    async def settle(client: AsyncClient) -> None:
+        calls = QueueCalls(client._core, name)
+        stale: list[str] = []
+        for batch in chunks(receipts, MAX_BATCH):
+            try:
+                await calls.ack(batch)
+            except StaleReceipt as error:
+                stale += error.stale or batch
+        _check_stale(name, receipts, stale)
 
-    asyncio.run(settle())
+    ask(options, settle)
     done = {"acked": len(receipts)}
     emit(render_json(done) if options.json else f"{len(receipts)} acknowledged")
 
@@ -121,20 +121,19 @@ def ack(options: Options, name: str, receipts: tuple[str, ...]) -> None:
 def nack(options: Options, name: str, receipts: tuple[str, ...], delay: int, *, dead: bool) -> None:
     """Say that messages failed; they come again, or become dead letters."""
 
-    async def settle() -> list[str]:
-        async with connect(options) as client:
-            calls = QueueCalls(client._core, name)
-            died: list[str] = []
-            stale: list[str] = []
-            for batch in chunks(receipts, MAX_BATCH):
-                try:
-                    died += await calls.nack(batch, delay_ms=delay, dead=dead)
-                except StaleReceipt as error:
-                    stale += error.stale or batch
-            _check_stale(name, receipts, stale)
-            return died
+    async def settle(client: AsyncClient) -> list[str]:
+        calls = QueueCalls(client._core, name)
+        died: list[str] = []
+        stale: list[str] = []
+        for batch in chunks(receipts, MAX_BATCH):
+            try:
+                died += await calls.nack(batch, delay_ms=delay, dead=dead)
+            except StaleReceipt as error:
+                stale += error.stale or batch
+        _check_stale(name, receipts, stale)
+        return died
 
-    died = asyncio.run(settle())
+    died = ask(options, settle)
     if options.json:
         emit(render_json({"nacked": len(receipts), "dead": died}))
     else:
@@ -156,12 +155,7 @@ def _check_stale(name: str, receipts: tuple[str, ...], stale: list[str]) -> None
 @click.pass_obj
 def peek(options: Options, name: str, count: int) -> None:
     """Show the messages that a pop would claim now, without claiming them."""
-
-    async def ask() -> list[PeekedMessage]:
-        async with connect(options) as client:
-            return await client.queue(name).peek(count)
-
-    messages = asyncio.run(ask())
+    messages = ask(options, lambda client: client.queue(name).peek(count))
     emit(render_json({"messages": messages}) if options.json else peeked_table(messages))
 
 
@@ -172,12 +166,7 @@ def peek(options: Options, name: str, count: int) -> None:
 @click.pass_obj
 def get(options: Options, name: str, message_id: str) -> None:
     """Show one message, wherever it is."""
-
-    async def ask() -> MessageInfo:
-        async with connect(options) as client:
-            return await client.queue(name).get(message_id)
-
-    message = asyncio.run(ask())
+    message = ask(options, lambda client: client.queue(name).get(message_id))
     is_terminal = sys.stdout.isatty()
     emit(render_json(message) if options.json else message_page(message, terminal=is_terminal))
 
@@ -189,12 +178,7 @@ def get(options: Options, name: str, message_id: str) -> None:
 @click.pass_obj
 def cancel(options: Options, name: str, message_id: str) -> None:
     """Take a message out that is not claimed; a dead letter too."""
-
-    async def ask() -> None:
-        async with connect(options) as client:
-            await client.queue(name).cancel(message_id)
-
-    asyncio.run(ask())
+    ask(options, lambda client: client.queue(name).cancel(message_id))
     answer = {"id": message_id, "cancelled": True}
     emit(render_json(answer) if options.json else f"{message_id} cancelled")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from io import BufferedIOBase
 from typing import Final
 
@@ -10,7 +9,7 @@ import click
 
 from distsync.command.bodies import body_options, choose_source
 from distsync.command.completion import complete_schedule_id, complete_timezone
-from distsync.command.connecting import connect
+from distsync.command.connecting import ask
 from distsync.command.options import Options, cluster_options
 from distsync.command.output import emit, printable, render_json
 from distsync.command.queue_bodies import read_body
@@ -21,7 +20,6 @@ from distsync.command.queue_options import (
     queue_argument,
 )
 from distsync.command.queue_views import schedule_line, schedule_table
-from distsync.queue_models import Schedule
 
 _MAX_BODY_BYTES: Final = 16 * 1024
 
@@ -76,19 +74,18 @@ def schedule(
     source = choose_source("BODY", body, from_stdin=from_stdin, file=file)
     text = read_body(source, _MAX_BODY_BYTES)
 
-    async def ask() -> Schedule:
-        async with connect(options) as client:
-            return await client.queue(name).schedule(
-                schedule_id,
-                cron,
-                text,
-                timezone=timezone,
-                priority=priority,
-                ttl=None if ttl is None else ttl / 1000,
-                group=group,
-            )
-
-    told = asyncio.run(ask())
+    told = ask(
+        options,
+        lambda client: client.queue(name).schedule(
+            schedule_id,
+            cron,
+            text,
+            timezone=timezone,
+            priority=priority,
+            ttl=None if ttl is None else ttl / 1000,
+            group=group,
+        ),
+    )
     emit(render_json(told) if options.json else schedule_line(told))
 
 
@@ -98,12 +95,7 @@ def schedule(
 @click.pass_obj
 def schedules(options: Options, name: str) -> None:
     """List the schedules of a queue, and when each is due next."""
-
-    async def ask() -> list[Schedule]:
-        async with connect(options) as client:
-            return await client.queue(name).schedules()
-
-    told = asyncio.run(ask())
+    told = ask(options, lambda client: client.queue(name).schedules())
     emit(render_json({"schedules": told}) if options.json else schedule_table(told))
 
 
@@ -114,12 +106,7 @@ def schedules(options: Options, name: str) -> None:
 @click.pass_obj
 def unschedule(options: Options, name: str, schedule_id: str) -> None:
     """Push it no more; it is no error if there is no such schedule."""
-
-    async def ask() -> bool:
-        async with connect(options) as client:
-            return await client.queue(name).unschedule(schedule_id)
-
-    existed = asyncio.run(ask())
+    existed = ask(options, lambda client: client.queue(name).unschedule(schedule_id))
     if options.json:
         emit(render_json({"id": schedule_id, "deleted": existed}))
     else:
