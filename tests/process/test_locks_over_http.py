@@ -293,13 +293,16 @@ def test_a_change_for_another_membership_is_refused(cluster: Cluster) -> None:
 def transfer(cluster: Cluster) -> None:
     """Hand leadership over; who was too slow to take it is asked again."""
     before = cluster.wait_for_leader()
+    answers: list[Answer] = []
 
     def is_handed_over() -> bool:
         if cluster.leader() == before:
-            admin(cluster, before, "/cluster/transfer", {})
+            answers.append(admin(cluster, before, "/cluster/transfer", {}))
         return cluster.leader() not in (None, before)
 
     eventually(is_handed_over, what="another leader")
+    for answer in answers:
+        assert answer.status == 200 or "not taken over in time" in answer["detail"]
 
 
 def test_under_load_leadership_is_handed_over_without_an_error(cluster: Cluster) -> None:
