@@ -573,8 +573,8 @@ class Participant:
         """Return when an entry would be taken; None: not before one is applied, or not here.
 
         What comes while an entry is in flight shares the next one, since an entry costs its leader
-        several times what a command does (docs/decisions.md). Only where an entry takes long, for the
-        way or the disk and not for the leader's work, does the next one follow it on its way.
+        several times what a command does (docs/decisions.md). Only where an entry takes long does
+        the next one follow it on its way.
         """
         in_flight = len(self._requests.batches)
         if (
